@@ -1,0 +1,1 @@
+"""CUDA kernels for the element-wise part of attacks, each with a NumPy reference that is its specification."""

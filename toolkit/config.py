@@ -1,0 +1,225 @@
+"""Configurations of the stages: what can be set, its default and its meaning, in one place.
+
+Every configuration is a pydantic model that refuses unknown keys. It is built from `--config FILE` (JSON), then
+repeatable `--set a.b=c`, then the options of the command line, and is kept, defaults resolved, in the run's manifest.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from toolkit.errors import ConfigError, nearest
+from toolkit.types import Norm, Pixels
+
+C = TypeVar("C", bound="Strict")
+
+
+def parse_number(text: str | float) -> float:
+    """Read a number that may be written as a fraction: `8/255`, `0.03`, `1e-4`. Nothing is evaluated.
+
+    Raises:
+        ConfigError: When it is neither a number nor a fraction.
+    """
+    if isinstance(text, (int, float)):
+        return float(text)
+    try:
+        return float(Fraction(text.strip().replace(" ", "")))
+    except (ValueError, ZeroDivisionError) as error:
+        raise ConfigError(f"{text!r} is not a number; expected one such as 8/255 or 0.03") from error
+
+
+def check_eps(eps: float, *, norm: str) -> float:
+    """Refuse a budget that cannot be meant.
+
+    Raises:
+        ConfigError: When eps is negative or not finite, or an L-infinity budget is over 1, the whole pixel range.
+    """
+    if not 0 <= eps < float("inf"):
+        raise ConfigError(f"eps = {eps:g} is not a budget; expected a number from 0 on, such as 8/255")
+    if norm == "linf" and eps > 1:
+        raise ConfigError(
+            f"eps = {eps:g} is more than the whole pixel range, since images are in [0, 1]; did you mean {eps:g}/255?"
+        )
+    return eps
+
+
+def format_eps(eps: float) -> str:
+    """Write a budget as users write it: `8/255` where it is a number of grey levels, else the shortest decimal."""
+    levels = eps * 255
+    whole = round(levels)
+    return f"{whole}/255" if whole and abs(levels - whole) < 1e-6 and eps < 1 else f"{eps:g}"
+
+
+Number = Annotated[float, BeforeValidator(parse_number)]
+
+
+class Strict(BaseModel):
+    """A model that refuses unknown keys and cannot be changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class DataConfig(Strict):
+    """Which images, and how they are split."""
+
+    name: str = Field("digits", description="data set: a name that `list data` shows, npz:PATH or folder:PATH")
+    split_seed: int = Field(0, description="seed of the split into train, validation and calibration")
+    validation: float = Field(0.1, ge=0, lt=1, description="share of the training images held out for validation")
+    calibration: int = Field(256, ge=0, description="training images kept for INT8 calibration, class-balanced")
+    limit_train: int | None = Field(None, ge=1, description="use at most so many training images, stratified")
+
+
+class TrainConfig(Strict):
+    """`cli.py train`."""
+
+    data: DataConfig = DataConfig()
+    model: str = Field("small-cnn", description="network: a name that `list models` shows")
+    objective: str = Field("standard", description="training objective: a name that `list objectives` shows")
+    objective_params: dict[str, Any] = Field(default_factory=dict, description="parameters of the objective")
+    epochs: int = Field(10, ge=1, description="passes over the training images")
+    batch_size: int = Field(128, ge=1, description="images a step")
+    optimizer: Literal["sgd", "adam", "rmsprop"] = Field("sgd", description="update rule")
+    lr: Number = Field(0.05, gt=0, description="(peak) learning rate")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum (SGD only)")
+    weight_decay: Number = Field(5e-4, ge=0, description="L2 penalty on the weights")
+    schedule: Literal["constant", "cosine", "onecycle", "inverse-time"] = Field(
+        "onecycle", description="learning-rate schedule"
+    )
+    lr_decay: Number = Field(1e-5, ge=0, description="decay of the inverse-time schedule: lr / (1 + decay * step)")
+    augment: Literal["none", "flip", "crop", "flip-crop"] = Field("none", description="random flip and/or padded crop")
+    patience: int | None = Field(None, ge=1, description="stop after so many epochs without a better validation loss")
+    min_delta: float = Field(1e-4, ge=0, description="what counts as better for the early stop")
+    amp: bool = Field(False, description="autocast to bfloat16")
+    device: str = Field("cpu", description="cpu or cuda")
+    threads: int | None = Field(None, ge=1, description="processor threads (default: all cores)")
+    seed: int = Field(0, description="seed of the weights, the order and the augmentation")
+
+
+class AttackConfig(Strict):
+    """`cli.py attack`: one attack on one source model at one budget."""
+
+    attack: str = Field("pgd-linf", description="attack: a name that `list attacks` shows")
+    model: str = Field("", description="source model: a train run")
+    data: str | None = Field(None, description="data set (default: the one the source model was trained on)")
+    split: Literal["test", "validation", "calibration", "train"] = Field("test", description="which images")
+    eps: Number = Field(8 / 255, description="budget in [0, 1] pixel units; 8/255 is understood")
+    params: dict[str, Any] = Field(default_factory=dict, description="parameters of the attack")
+    pixels: Pixels = Field("float", description="uint8 keeps adversaries on the 8-bit grid, inside the budget")
+    stop: str = Field("never", description="never | first | margin=K: when an image leaves the batch")
+    limit: int | None = Field(None, ge=1, description="attack at most so many images, stratified")
+    batch_size: int = Field(256, ge=1, description="images a step")
+    device: str = Field("cpu", description="cpu or cuda")
+    seed: int = Field(0, description="seed of the attack's draws")
+
+
+class ParityLimits(Strict):
+    """How far an exported graph may be from its source, on labelled images; outside is an error."""
+
+    fp32_max_diff: float = Field(1e-3, gt=0, description="largest |logit difference| of the FP32 graph")
+    fp16_accuracy_drop: float = Field(0.005, ge=0, description="clean accuracy that FP16 may lose (fraction)")
+    int8_accuracy_drop: float = Field(0.01, ge=0, description="clean accuracy that INT8 may lose (fraction)")
+    int8_min_agreement: float = Field(0.95, ge=0, le=1, description="share of images on which INT8 agrees with FP32")
+
+
+class ExportConfig(Strict):
+    """`cli.py export`: one checkpoint to the graphs that are deployed."""
+
+    model: str = Field("", description="a train run")
+    precisions: tuple[Literal["fp32", "fp16", "int8"], ...] = Field(
+        ("fp32", "fp16", "int8"), description="graphs to write"
+    )
+    recipes: tuple[Literal["trt", "cpu"], ...] = Field(("trt", "cpu"), description="INT8 recipes")
+    calibration_method: Literal["minmax", "entropy", "percentile", "mse"] = Field("minmax", description="INT8 ranges")
+    calibration_seed: int = Field(0, description="seed of the choice of calibration images")
+    exporter: Literal["dynamo", "torchscript"] = Field("dynamo", description="PyTorch's exporter")
+    opset: int = Field(20, ge=17, description="ONNX operator set")
+    parity: ParityLimits = ParityLimits()
+    parity_limit: int = Field(1000, ge=1, description="labelled images that the parity gate uses")
+    batch_size: int = Field(256, ge=1, description="images a step")
+
+
+class EvalConfig(Strict):
+    """`cli.py eval`: engines x adversarial sets."""
+
+    engines: tuple[str, ...] = Field((), description="[NAME=][BACKEND:]PATH each; a run folder gives all its graphs")
+    sets: tuple[str, ...] = Field((), description="attack runs")
+    reference: str | None = Field(None, description="engine that the others are compared with (default: the first)")
+    batch_size: int = Field(256, ge=1, description="images a call")
+    threads: int | None = Field(None, ge=1, description="engine threads (default: all cores)")
+    device: str = Field("cpu", description="cpu or cuda")
+    throughput: bool = Field(True, description="measure images/s too")
+    fail_under: tuple[str, ...] = Field((), description="[ENGINE:]METRIC[@CLASS]=VALUE, at least")
+    max_drop: tuple[str, ...] = Field((), description="ENGINE:METRIC[@CLASS]=VALUE, at most under the reference")
+    gallery: int = Field(8, ge=0, description="adversaries shown in the report")
+
+
+def build_config(
+    kind: type[C], *, file: Path | None = None, sets: Sequence[str] = (), options: Mapping[str, Any] | None = None
+) -> C:
+    """Build a configuration from a JSON file, then `a.b=c` assignments, then options, later ones winning.
+
+    Raises:
+        ConfigError: For an unreadable file, an unknown key (the nearest one is named) or a value out of range.
+    """
+    values: dict[str, Any] = _read_json(file) if file else {}
+    for text in sets:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {text!r} has no '='; expected KEY=VALUE such as data.name=digits")
+        _assign(values, key.strip().split("."), _literal(value))
+    for key, value in (options or {}).items():
+        _assign(values, key.split("."), value)
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_first_problem(kind, error)) from error
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f'{file} cannot be read as JSON ({error}); expected an object such as {{"epochs": 5}}'
+        ) from error
+    if not isinstance(values, dict):
+        raise ConfigError(f'{file} holds a {type(values).__name__}; expected a JSON object such as {{"epochs": 5}}')
+    return dict(values.get("config", values)) if "schema_version" in values else values  # a manifest repeats its run
+
+
+def _assign(values: dict[str, Any], path: list[str], value: Any) -> None:
+    for key in path[:-1]:
+        values = values.setdefault(key, {})
+    values[path[-1]] = value
+
+
+def _literal(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _first_problem(kind: type[BaseModel], error: ValidationError) -> str:
+    problem = error.errors(include_url=False)[0]
+    where = [str(part) for part in problem["loc"]]
+    name = ".".join(where)
+    if problem["type"] != "extra_forbidden":
+        return f"{name} = {problem['input']!r} is not accepted: {problem['msg']}"
+    fields = kind.model_fields
+    for part in where[:-1]:
+        inner = fields[part].annotation
+        fields = inner.model_fields if isinstance(inner, type) and issubclass(inner, BaseModel) else {}
+    return f"unknown key {name!r}{nearest(where[-1], fields)}; known: {', '.join(fields)}"
+
+
+__all__ = [
+    "AttackConfig", "DataConfig", "EvalConfig", "ExportConfig", "Norm", "Number", "ParityLimits", "Strict", "TrainConfig",
+    "build_config", "check_eps", "format_eps", "parse_number",
+]  # fmt: skip

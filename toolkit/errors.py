@@ -1,0 +1,55 @@
+"""Errors that a user can cause or mend, each with the exit status that the command line gives it.
+
+A message says what was wrong (with the value), what was expected and what to do next, in one line.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ToolkitError(Exception):
+    """Root of every error that is reported as one line, without a traceback."""
+
+    exit_code = 2
+
+
+class ConfigError(ToolkitError):
+    """An option, a configuration key or a name that is unknown or out of range."""
+
+
+class DataError(ToolkitError):
+    """A data set, an image array or labels that cannot be used as they are."""
+
+
+class ModelError(ToolkitError):
+    """A checkpoint or a graph that cannot be used: unreadable, wrong shape, not finite."""
+
+
+class RunError(ToolkitError):
+    """A run folder that is missing, unfinished, locked, tampered with or of the wrong kind."""
+
+
+class GateError(ToolkitError):
+    """A limit that was asked for (a parity gate, `--fail-under`, `--max-drop`) does not hold."""
+
+    exit_code = 1
+
+
+class UnavailableError(ToolkitError):
+    """An optional dependency, a device or a provider that was asked for and is not there."""
+
+    exit_code = 3
+
+
+class AttackContractError(ToolkitError):
+    """An attack returned images that break its own promise; always our bug or the attack author's."""
+
+    exit_code = 4
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return " (did you mean 'x'?)" for the nearest known name, or "" when none is near."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""

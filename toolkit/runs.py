@@ -1,0 +1,336 @@
+"""Run folders: the only way in which stages talk to each other.
+
+A stage writes its files into `runs/<kind>-<name>-<hash of config and inputs>/` and `manifest.json` last, atomically. A folder
+without a manifest is unfinished: the same command continues it. One process at a time writes to a folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from pydantic import ValidationError
+
+from toolkit.config import Strict
+from toolkit.environment import describe_environment
+from toolkit.errors import RunError
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+_LOCK = ".lock"
+_MAX_MANIFEST_BYTES = 16 * 2**20
+
+
+class InputRecord(Strict):
+    """What a run was made from; the hash of a run folder is that of its manifest."""
+
+    role: str
+    path: str
+    sha256: str
+
+
+class FileRecord(Strict):
+    """A file that a run has written; the path is relative to the folder."""
+
+    path: str
+    sha256: str
+    size: int
+
+
+class Manifest(Strict):
+    """`manifest.json`."""
+
+    schema_version: int
+    kind: str
+    name: str
+    command: tuple[str, ...]
+    config: dict[str, Any]
+    inputs: tuple[InputRecord, ...]
+    outputs: tuple[FileRecord, ...]
+    environment: dict[str, str]
+    seed: int | None
+    seconds: float
+    created: str
+
+
+def sha256_file(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write to, which replaces `path` when the block ends without an error."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise RunError(
+            f"{path} cannot be written ({error.strerror or error}); free space or choose another place"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON atomically; NaN and infinities are refused, since JSON has none."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=False, allow_nan=False) + "\n")
+
+
+class Run:
+    """A run folder, either being written (`manifest` is None) or finished."""
+
+    def __init__(self, path: Path, manifest: Manifest | None, *, draft: Mapping[str, Any] | None = None) -> None:
+        self.path = path
+        self.manifest = manifest
+        self._draft = dict(draft or {})
+        self._verified: set[str] = set()
+        self._lock: IO[str] | None = None
+        self._started = time.monotonic()
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}, {'finished' if self.manifest else 'unfinished'})"
+
+    @property
+    def done(self) -> bool:
+        """Whether the manifest has been written."""
+        return self.manifest is not None
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration that made (or is making) the run."""
+        return dict(self.manifest.config if self.manifest else self._draft["config"])
+
+    @classmethod
+    def open(cls, path: Path | str, *, kind: str | None = None) -> Run:
+        """Open a finished run.
+
+        Raises:
+            RunError: When the folder or its manifest is missing, unreadable or of another kind.
+        """
+        folder = Path(path)
+        file = folder / MANIFEST
+        if not folder.is_dir():
+            raise RunError(f"no run folder at {folder}; expected one that train, attack, export or eval has written")
+        if not file.is_file():
+            raise RunError(f"{folder} has no {MANIFEST}: the run was not finished; repeat the command that began it")
+        try:
+            if file.stat().st_size > _MAX_MANIFEST_BYTES:
+                raise RunError(f"{file} is larger than {_MAX_MANIFEST_BYTES} bytes: not one of ours")
+            manifest = Manifest.model_validate_json(file.read_bytes())
+        except (OSError, ValidationError) as error:
+            reason = str(error).splitlines()[0]
+            raise RunError(f"{file} cannot be read ({reason}); repeat the command that made the run") from error
+        if manifest.schema_version != SCHEMA_VERSION:
+            raise RunError(f"{file} has schema version {manifest.schema_version}; this version reads {SCHEMA_VERSION}")
+        if kind and manifest.kind != kind:
+            raise RunError(f"{folder} is the run of a {manifest.kind!r} stage; expected one of {kind!r}")
+        return cls(folder, manifest)
+
+    @classmethod
+    def start(
+        cls,
+        kind: str,
+        name: str,
+        *,
+        config: Mapping[str, Any],
+        inputs: Mapping[str, Path] | None = None,
+        seed: int | None = None,
+        root: Path | None = None,
+        out: Path | None = None,
+        fresh: bool = False,
+    ) -> Run:
+        """Begin a run, continue an unfinished one, or return a finished one of the same configuration and inputs.
+
+        Args:
+            kind: The stage, for instance "train".
+            name: What a person recognises it by, for instance "digits-small-cnn".
+            config: The resolved configuration, JSON-serialisable.
+            inputs: Role to path; a run folder counts by the hash of its manifest.
+            seed: The seed of the stage, repeated in the manifest.
+            root: Where run folders live (default: EDGEPROOF_RUNS, else `runs`).
+            out: The folder itself, instead of one under `root`.
+            fresh: Throw away what is in the folder.
+
+        Raises:
+            RunError: When the folder cannot be written, is locked by a living process or belongs to another run.
+        """
+        records = [_input_record(role, Path(path)) for role, path in (inputs or {}).items()]
+        identity = json.dumps([kind, name, config, [[r.role, r.sha256] for r in records]], sort_keys=True)
+        digest = hashlib.sha256(identity.encode()).hexdigest()
+        base = root or Path(os.environ.get("EDGEPROOF_RUNS", "runs"))
+        folder = out or base / f"{kind}-{name}-{digest[:10]}"
+        draft = {
+            "kind": kind,
+            "name": name,
+            "config": dict(config),
+            "inputs": records,
+            "seed": seed,
+            "identity": digest,
+        }
+        run = cls(folder, None, draft=draft)
+        run._acquire()
+        if fresh:
+            run._empty()
+        if (folder / MANIFEST).exists():
+            finished = cls.open(folder, kind=kind)
+            if finished._identity() != digest:
+                run.close()
+                raise RunError(
+                    f"{folder} holds another finished run; choose another --out or add --fresh to replace it"
+                )
+            run.manifest = finished.manifest
+        else:
+            run._claim(digest)
+        return run
+
+    def file(self, name: str) -> Path:
+        """Return the path of one of the run's files; in a finished run its hash is verified once.
+
+        Raises:
+            RunError: When a finished run does not list the file, or the file is missing or has another hash.
+        """
+        path = self.path / name
+        if self.manifest is None or name in self._verified:
+            return path
+        record = next((record for record in self.manifest.outputs if record.path == name), None)
+        if record is None:
+            raise RunError(f"{self.path} has no output {name!r}; it has: {', '.join(self.outputs())}")
+        if not path.is_file():
+            raise RunError(f"{path} is missing, though {MANIFEST} lists it; repeat the command that made the run")
+        if sha256_file(path) != record.sha256:
+            raise RunError(f"{path} was changed after the run (SHA-256 differs); repeat the command that made the run")
+        self._verified.add(name)
+        return path
+
+    def outputs(self) -> list[str]:
+        """Return the names of a finished run's files."""
+        return [record.path for record in self.manifest.outputs] if self.manifest else []
+
+    def finish(self, *, discard: tuple[str, ...] = ()) -> None:
+        """Hash every file, write the manifest last and release the folder.
+
+        Args:
+            discard: Files and folders of intermediate state, deleted once the manifest is written.
+        """
+        skip = {_LOCK, ".identity", MANIFEST, *discard}
+        files = [path for path in sorted(self.path.rglob("*")) if path.is_file()]
+        kept = [path for path in files if path.relative_to(self.path).parts[0] not in skip and ".tmp" not in path.name]
+        manifest = Manifest(
+            schema_version=SCHEMA_VERSION,
+            kind=self._draft["kind"],
+            name=self._draft["name"],
+            command=tuple(sys.argv),
+            config=self._draft["config"],
+            inputs=tuple(self._draft["inputs"]),
+            outputs=tuple(self._file_record(path) for path in kept),
+            environment=describe_environment(),
+            seed=self._draft["seed"],
+            seconds=round(time.monotonic() - self._started, 3),
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        )
+        write_text(self.path / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
+        self.manifest = manifest
+        for name in discard:
+            path = self.path / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        self.close()
+
+    def close(self) -> None:
+        """Release the folder; harmless when it is not held."""
+        if self._lock:
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _file_record(self, path: Path) -> FileRecord:
+        return FileRecord(
+            path=path.relative_to(self.path).as_posix(), sha256=sha256_file(path), size=path.stat().st_size
+        )
+
+    def _identity(self) -> str:
+        try:
+            return (self.path / ".identity").read_text(encoding="utf-8").strip()
+        except OSError:
+            return ""
+
+    def _acquire(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            # The kernel drops this lock with the process that holds it, however that process ends.
+            self._lock = (self.path / _LOCK).open("a")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(
+                f"{self.path} is being written by another process; wait for it or choose another --out"
+            ) from error
+        except OSError as error:
+            raise RunError(
+                f"{self.path} cannot be written ({error.strerror}); choose another --out or EDGEPROOF_RUNS"
+            ) from error
+
+    def _claim(self, digest: str) -> None:
+        other = self._identity()
+        if other and other != digest:
+            self.close()
+            raise RunError(
+                f"{self.path} holds another unfinished run; choose another --out or add --fresh to replace it"
+            )
+        strangers = [path.name for path in self.path.iterdir() if path.name != _LOCK]
+        if not other and strangers:
+            self.close()
+            raise RunError(
+                f"{self.path} is not empty and not a run folder (it holds {strangers[0]!r}); choose another --out"
+            )
+        write_text(self.path / ".identity", digest + "\n")
+
+    def _empty(self) -> None:
+        if not (self.path / ".identity").exists():
+            return  # not ours: `_claim` will refuse it
+        for path in self.path.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != _LOCK:
+                path.unlink()
+
+
+def _input_record(role: str, path: Path) -> InputRecord:
+    file = path / MANIFEST if path.is_dir() else path
+    if not file.is_file():
+        raise RunError(f"{role}: no finished run and no file at {path}")
+    return InputRecord(role=role, path=str(path), sha256=sha256_file(file))

@@ -1,0 +1,24 @@
+"""Names for the arrays that the whole toolkit passes around."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    LogitsFn: TypeAlias = Callable[[Tensor], Tensor]  # images (N, C, H, W) in [0, 1] -> logits (N, K)
+
+Images: TypeAlias = NDArray[np.float32]  # (N, C, H, W) in [0, 1]
+Logits: TypeAlias = NDArray[np.float32]  # (N, K)
+Labels: TypeAlias = NDArray[np.int64]  # (N,)
+Array: TypeAlias = NDArray[Any]
+
+Direction: TypeAlias = Literal["ascent", "descent"]
+Norm: TypeAlias = Literal["linf", "l2"]
+Pixels: TypeAlias = Literal["float", "uint8"]
+Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8"]
