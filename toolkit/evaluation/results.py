@@ -1,4 +1,14 @@
-"""`results.json`: its shape is these models, and the published JSON Schema is made from them."""
+"""`results.json`: its shape is these models, and the published JSON Schema is made from them.
+
+Beside it stands `samples.npz`, the same run image by image (N images, the same rows in every set, "clean" included):
+    index (N,) int64                  position in the split of the data set
+    labels (N,) int64                 true classes
+    clean_hash (N,) uint64            first 8 bytes, little-endian, of the SHA-256 of the clean image's float32 bytes
+    pred/<engine>--<set> (N,) int64   predicted classes, one array a cell
+    gallery_index (G,) int64          rows of the arrays above that the report shows
+    gallery_clean (G, C, H, W)        the clean images, uint8 or float32 in [0, 1]
+    gallery/<set> (G, C, H, W)        the same images as that adversarial set has them
+"""
 
 from __future__ import annotations
 
