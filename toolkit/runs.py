@@ -195,18 +195,16 @@ class Run:
         }
         run = cls(folder, None, draft=draft)
         run._acquire()
-        if fresh:
-            run._empty()
-        if (folder / MANIFEST).exists():
-            finished = cls.open(folder, kind=kind)
-            if finished._identity() != digest:
-                run.close()
-                raise RunError(
-                    f"{folder} holds another finished run; choose another --out or add --fresh to replace it"
-                )
-            run.manifest = finished.manifest
-        else:
-            run._claim(digest)
+        try:
+            if fresh:
+                run._empty()
+            if (folder / MANIFEST).exists():
+                run.manifest = run._finished(digest)
+            else:
+                run._claim(digest)
+        except BaseException:
+            run.close()
+            raise
         return run
 
     def file(self, name: str) -> Path:
@@ -264,6 +262,17 @@ class Run:
                 path.unlink(missing_ok=True)
         self.close()
 
+    def amend(self, names: tuple[str, ...]) -> None:
+        """Record files of a finished run anew, after they were made again from its other files."""
+        if self.manifest is None:
+            raise RunError(f"{self.path} is not finished; repeat the command that began it")
+        kept = [record for record in self.manifest.outputs if record.path not in names]
+        outputs = (*kept, *(self._file_record(self.path / name) for name in names))
+        self.manifest = self.manifest.model_copy(
+            update={"outputs": tuple(sorted(outputs, key=lambda record: record.path))}
+        )
+        write_text(self.path / MANIFEST, self.manifest.model_dump_json(indent=1) + "\n")
+
     def close(self) -> None:
         """Release the folder; harmless when it is not held."""
         if self._lock:
@@ -296,6 +305,7 @@ class Run:
             self._lock = (self.path / _LOCK).open("a")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            self.close()
             raise RunError(
                 f"{self.path} is being written by another process; wait for it or choose another --out"
             ) from error
@@ -304,16 +314,19 @@ class Run:
                 f"{self.path} cannot be written ({error.strerror}); choose another --out or EDGEPROOF_RUNS"
             ) from error
 
+    def _finished(self, digest: str) -> Manifest | None:
+        if self._identity() != digest:
+            raise RunError(f"{self.path} holds another finished run; choose another --out or add --fresh to replace it")
+        return Run.open(self.path, kind=self._draft["kind"]).manifest
+
     def _claim(self, digest: str) -> None:
         other = self._identity()
         if other and other != digest:
-            self.close()
             raise RunError(
                 f"{self.path} holds another unfinished run; choose another --out or add --fresh to replace it"
             )
         strangers = [path.name for path in self.path.iterdir() if path.name != _LOCK]
         if not other and strangers:
-            self.close()
             raise RunError(
                 f"{self.path} is not empty and not a run folder (it holds {strangers[0]!r}); choose another --out"
             )

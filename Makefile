@@ -1,0 +1,54 @@
+# `make demo` and `make test` set up what they need in .venv; nothing else is asked of a machine with Python 3.11 and make.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+EDGE_VENV ?= .venv-edge
+# Another source of torch, for instance: make test TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+CONSTRAINTS = $(if $(filter 3.10,$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')),constraints-py310.txt,constraints.txt)
+
+PIP_INSTALL = -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
+RUN = $(VENV)/bin/python
+
+.PHONY: demo test slow edge lint types gpu-check bench clean
+
+demo: $(VENV)/.train
+	$(RUN) cli.py demo
+
+test: $(VENV)/.dev
+	$(RUN) -m pytest
+
+slow: $(VENV)/.dev
+	$(RUN) -m pytest -m slow
+
+lint: $(VENV)/.dev
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+types: $(VENV)/.dev
+	$(RUN) -m mypy
+
+# The evaluation side as an edge device has it: base install, one engine, no torch.
+edge: $(EDGE_VENV)/.ready
+	$(EDGE_VENV)/bin/python -m pytest tests/edge
+
+clean:
+	rm -rf $(VENV) .venv-edge* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.train: pyproject.toml constraints.txt constraints-py310.txt | $(VENV)/bin/python
+	$(RUN) $(PIP_INSTALL) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(RUN) $(PIP_INSTALL) --editable '.[train,data,cpu]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.train
+	$(RUN) $(PIP_INSTALL) --editable '.[train,data,cpu,openvino,dev]'
+	# An oracle of the tests; its own requirements pin an old requests and pull torchvision, neither of which it needs here.
+	$(RUN) $(PIP_INSTALL) --no-deps torchattacks==3.5.1
+	touch $@
+
+$(EDGE_VENV)/.ready: pyproject.toml constraints.txt constraints-py310.txt
+	$(PYTHON) -m venv $(EDGE_VENV)
+	$(EDGE_VENV)/bin/python $(PIP_INSTALL) --editable '.[cpu]' pytest jsonschema
+	touch $@

@@ -1,0 +1,276 @@
+"""edgeproof on the command line: a function a verb. stdout carries the result, stderr progress and errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from toolkit import __version__
+from toolkit.config import AttackConfig, EvalConfig, ExportConfig, Strict, TrainConfig, build_config, format_eps
+from toolkit.errors import ToolkitError
+from toolkit.options import LazyGroup, config_options, given_params, plugin_options, read_config
+from toolkit.registry import FOLDERS, Entry, entries
+from toolkit.runs import Run
+
+RUN_OPTIONS = [
+    click.Option(
+        ["--out"], type=click.Path(path_type=Path), help="run folder (default: under $EDGEPROOF_RUNS, else runs/)"
+    ),
+    click.Option(["--fresh/--resume"], default=False, help="start over, or continue what is unfinished (default)"),
+    click.Option(["--json", "as_json"], is_flag=True, help="print a JSON object instead of the path"),
+]
+
+
+def run_stage(
+    config: Strict,
+    stage: Callable[[Any, Run], object],
+    *,
+    kind: str,
+    name: str,
+    inputs: Mapping[str, Path],
+    values: Mapping[str, Any],
+) -> Run:
+    """Run one stage in its folder; a finished run of the same configuration and inputs is returned as it is."""
+    plain = config.model_dump(mode="json")
+    place = {"out": values.get("out"), "fresh": values.get("fresh", False)}
+    with Run.start(kind, name, config=plain, inputs=inputs, seed=plain.get("seed"), **place) as out:
+        if out.done:
+            click.echo(f"already done: {out.path}", err=True)
+        else:
+            try:
+                stage(config, out)
+            except KeyboardInterrupt:
+                click.echo(f"interrupted; what was saved is in {out.path}, and the same command continues it", err=True)
+                raise
+    return out
+
+
+def train_run(config: TrainConfig, values: Mapping[str, Any]) -> Run:
+    """Train a classifier."""
+    from toolkit.training.loop import train
+
+    name = f"{slug(config.data.name)}-{config.model}"
+    return run_stage(config, train, kind="train", name=name, inputs={}, values=values)
+
+
+def attack_run(config: AttackConfig, values: Mapping[str, Any]) -> Run:
+    """Craft one adversarial set."""
+    from toolkit.attacks.craft import attack
+
+    name = f"{slug(config.model)}-{config.attack}-{slug(format_eps(config.eps))}"
+    return run_stage(config, attack, kind="attack", name=name, inputs={"model": Path(config.model)}, values=values)
+
+
+def export_run(config: ExportConfig, values: Mapping[str, Any]) -> Run:
+    """Write the graphs of a checkpoint, each past its parity gate."""
+    from toolkit.deployment import export_model
+
+    return run_stage(
+        config,
+        export_model,
+        kind="export",
+        name=slug(config.model),
+        inputs={"model": Path(config.model)},
+        values=values,
+    )
+
+
+def eval_run(config: EvalConfig, values: Mapping[str, Any]) -> Run:
+    """Measure engines on adversarial sets and write the report."""
+    from toolkit.engines.specs import spec_path
+    from toolkit.evaluation.evaluate import evaluate
+    from toolkit.reports.write import write_reports
+
+    def stage(config: EvalConfig, out: Run) -> None:
+        evaluate(config, out)
+        write_reports(out)
+        out.finish()
+
+    inputs = {f"engine {n}": spec_path(text) for n, text in enumerate(config.engines)}
+    inputs |= {f"adversaries {n}": Path(path) for n, path in enumerate(config.sets)}
+    return run_stage(
+        config, stage, kind="eval", name=slug(config.sets[0] if config.sets else "clean"), inputs=inputs, values=values
+    )
+
+
+def finish_eval(out: Run, values: Mapping[str, Any]) -> None:
+    """Show the table, print the result and leave with 1 when a gate has failed."""
+    from toolkit.evaluation.results import Results
+    from toolkit.reports.terminal import print_results
+
+    results = Results.model_validate_json(out.file("results.json").read_bytes())
+    print_results(results)
+    click.echo(f"report: {out.path / 'report.html'}", err=True)
+    emit(out, values, gates=[gate.model_dump() for gate in results.gates])
+    if not all(gate.passed for gate in results.gates):
+        sys.exit(1)
+
+
+def emit(out: Run, values: Mapping[str, Any], **more: object) -> None:
+    """Print the run folder, or a JSON object with it."""
+    result = {"run": str(out.path), "outputs": out.outputs(), **more}
+    click.echo(json.dumps(result) if values.get("as_json") else str(out.path))
+
+
+def slug(text: str) -> str:
+    """Make a part of a folder's name: `runs/train-digits-small-cnn-0123456789` becomes `digits-small-cnn`."""
+    word = Path(text).name if os.sep in text and not text.endswith("/255") else text
+    parts = word.split("-")
+    if parts[0] in ("train", "attack", "export", "eval") and len(parts) > 2:
+        parts = parts[1:-1]
+    return (
+        "".join(letter if letter.isalnum() or letter in "._" else "-" for letter in "-".join(parts)).strip("-") or "run"
+    )
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="edgeproof")
+def cli() -> None:
+    """How does a model hold up to adversarial inputs in the form in which it is deployed?"""
+
+
+@cli.command(params=[*config_options(TrainConfig), *RUN_OPTIONS])
+def train(**values: Any) -> None:
+    """Train a classifier; the run folder holds its checkpoint and history."""
+    emit(train_run(read_config(TrainConfig, values), values), values)
+
+
+def attack_command(entry: Entry) -> click.Command:
+    """Make the command of one attack: its own parameters first, then what all attacks share."""
+
+    def craft(**values: Any) -> None:
+        params = given_params(entry, values)
+        for eps in values.pop("budgets") or (None,):
+            chosen = dict(values)
+            fixed = {
+                "attack": entry.name,
+                **({"eps": eps} if eps else {}),
+                **{f"params.{key}": value for key, value in params.items()},
+            }
+            emit(attack_run(read_config(AttackConfig, chosen, **fixed), chosen), chosen)
+
+    budget = click.Option(
+        ["--eps", "budgets"], multiple=True, help="budget in [0, 1] pixel units, such as 8/255; repeatable"
+    )
+    shared = config_options(AttackConfig, hidden=("attack", "eps", "params"))
+    params: list[click.Parameter] = [*plugin_options(entry, skip=("eps", "draws")), budget, *shared, *RUN_OPTIONS]
+    return click.Command(entry.name, params=params, callback=craft, help=entry.help, short_help=entry.summary)
+
+
+@cli.group(cls=LazyGroup, plugins=lambda: entries("attack"), make=attack_command)
+def attack() -> None:
+    """Craft adversaries of a source model: `attack NAME --model RUN --eps 8/255`."""
+
+
+@cli.command(params=[*config_options(ExportConfig), *RUN_OPTIONS])
+def export(**values: Any) -> None:
+    """Export a checkpoint to ONNX: FP32, FP16 and INT8 graphs, each past a parity gate on labelled images."""
+    emit(export_run(read_config(ExportConfig, values), values), values)
+
+
+@cli.command(name="eval", params=[*config_options(EvalConfig), *RUN_OPTIONS])
+def eval_(**values: Any) -> None:
+    """Measure engines on the clean images and on adversarial sets; exit status 1 when a gate fails."""
+    finish_eval(eval_run(read_config(EvalConfig, values), values), values)
+
+
+@cli.command(params=RUN_OPTIONS)
+def demo(**values: Any) -> None:
+    """Train, attack, export, evaluate and report on handwritten digits, in about a minute and without a download."""
+    here = {"fresh": values["fresh"]}
+    trained = train_run(build_config(TrainConfig, options=DEMO_TRAIN), here)
+    model = str(trained.path)
+    budgets = [("fgsm", "0.1"), ("pgd-linf", "0.05"), ("pgd-linf", "0.1"), ("noise", "0.1")]
+    sets = [
+        str(
+            attack_run(
+                build_config(AttackConfig, options={"model": model, "attack": name, "eps": eps, "pixels": "uint8"}),
+                here,
+            ).path
+        )
+        for name, eps in budgets
+    ]
+    graphs = export_run(build_config(ExportConfig, options={"model": model}), here)
+    engines = (model, f"pytorch+fp16:{model}", str(graphs.path))
+    finish_eval(eval_run(build_config(EvalConfig, options={"engines": engines, "sets": tuple(sets)}), values), values)
+
+
+DEMO_TRAIN = {"data.name": "digits", "model": "small-cnn", "epochs": 15, "batch_size": 64, "lr": 0.05}
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+def report(run: Path) -> None:
+    """Write the report of an eval run again, from its files only."""
+    from toolkit.reports.write import write_reports
+
+    folder = Run.open(run, kind="eval")
+    write_reports(folder)
+    folder.amend(("report.html", "report.md", "junit.xml"))
+    click.echo(str(folder.path / "report.html"))
+
+
+LISTED = {kind if kind == "data" else "studies" if kind == "study" else f"{kind}s": kind for kind in FOLDERS}
+
+
+@cli.command(name="list")
+@click.argument("kind", type=click.Choice(list(LISTED)))
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+def list_(kind: str, as_json: bool) -> None:
+    """Show what is registered: attacks, data sets, models, engines, objectives, studies."""
+    known = entries(LISTED[kind])
+    if as_json:
+        rows = [
+            {"name": e.name, "summary": e.summary, "params": {p.name: repr(p.default) for p in e.params}, **e.options}
+            for e in known.values()
+        ]
+        click.echo(json.dumps(rows, indent=1))
+        return
+    width = max(map(len, known), default=0)
+    for entry in known.values():
+        click.echo(f"{entry.name:{width}}  {entry.summary}")
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+def doctor(as_json: bool) -> None:
+    """Say what is installed, what each engine can do here, and the one line that installs what is missing."""
+    from toolkit.doctor import diagnose, print_diagnosis
+
+    findings = diagnose()
+    if as_json:
+        click.echo(json.dumps([finding.__dict__ for finding in findings], indent=1))
+    else:
+        print_diagnosis(findings)
+
+
+def main() -> None:
+    """Run the command line; the exit status is 0 done, 1 gate failed, 2 usage or input, 3 missing, 4 our bug, 130 interrupted."""
+    try:
+        cli.main(standalone_mode=False)
+    except ToolkitError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        sys.exit(130)
+    except OSError as error:
+        click.echo(f"error: {error.filename or 'a file'}: {error.strerror or error}", err=True)
+        sys.exit(2)
+    except Exception:
+        traceback.print_exc()
+        click.echo("this is a bug of edgeproof's; please report it with the traceback above", err=True)
+        sys.exit(4)
+
+
+if __name__ == "__main__":
+    main()

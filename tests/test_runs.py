@@ -1,0 +1,176 @@
+"""Run folders: finished last, verified on reading, one writer at a time."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from toolkit.errors import RunError
+from toolkit.runs import Run, atomic, sha256_file, write_json
+
+CONFIG = {"epochs": 3, "seed": 0}
+
+
+def finished(root: Path, **config: object) -> Run:
+    run = Run.start("train", "toy", config={**CONFIG, **config}, seed=0, root=root)
+    (run.path / "model.bin").write_bytes(b"weights")
+    run.finish()
+    return run
+
+
+def test_a_finished_run_lists_its_files_with_their_hashes(tmp_path: Path) -> None:
+    run = Run.open(finished(tmp_path).path, kind="train")
+    assert run.outputs() == ["model.bin"]
+    assert run.manifest is not None
+    assert run.manifest.outputs[0].sha256 == sha256_file(run.file("model.bin"))
+    assert run.config == CONFIG
+
+
+def test_the_same_configuration_gives_the_finished_run_back(tmp_path: Path) -> None:
+    first = finished(tmp_path)
+    again = Run.start("train", "toy", config=CONFIG, seed=0, root=tmp_path)
+    assert again.done
+    assert again.path == first.path
+    again.close()
+
+
+def test_another_configuration_gets_another_folder(tmp_path: Path) -> None:
+    assert finished(tmp_path).path != finished(tmp_path, epochs=4).path
+
+
+def test_an_input_counts_by_its_content(tmp_path: Path) -> None:
+    source = tmp_path / "graph.onnx"
+    source.write_bytes(b"one")
+    with Run.start("eval", "x", config={}, inputs={"engine": source}, root=tmp_path) as first:
+        source.write_bytes(b"two")
+        with Run.start("eval", "x", config={}, inputs={"engine": source}, root=tmp_path) as second:
+            assert first.path != second.path
+
+
+def test_an_unfinished_run_is_continued_with_what_it_holds(tmp_path: Path) -> None:
+    with Run.start("attack", "toy", config=CONFIG, root=tmp_path) as run:
+        (run.path / "shards").mkdir()
+        (run.path / "shards" / "0.npz").write_bytes(b"part")
+    with Run.start("attack", "toy", config=CONFIG, root=tmp_path) as again:
+        assert not again.done
+        assert (again.path / "shards" / "0.npz").read_bytes() == b"part"
+        again.finish(discard=("shards",))
+    assert not (again.path / "shards").exists()
+    assert again.outputs() == []
+
+
+def test_fresh_throws_away_what_the_folder_holds(tmp_path: Path) -> None:
+    run = finished(tmp_path)
+    with Run.start("train", "toy", config=CONFIG, seed=0, root=tmp_path, fresh=True) as again:
+        assert again.path == run.path
+        assert not again.done
+        assert not (again.path / "model.bin").exists()
+
+
+def test_a_changed_file_is_refused(tmp_path: Path) -> None:
+    run = finished(tmp_path)
+    (run.path / "model.bin").write_bytes(b"tampered")
+    with pytest.raises(RunError, match=r"model\.bin was changed after the run \(SHA-256 differs\)"):
+        Run.open(run.path).file("model.bin")
+
+
+def test_a_missing_file_and_an_unlisted_file_are_refused(tmp_path: Path) -> None:
+    run = Run.open(finished(tmp_path).path)
+    with pytest.raises(RunError, match=r"has no output 'other\.bin'; it has: model\.bin"):
+        run.file("other.bin")
+    (run.path / "model.bin").unlink()
+    with pytest.raises(RunError, match="is missing, though manifest"):
+        run.file("model.bin")
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [("{", "cannot be read"), ("{}", "cannot be read"), ("[]", "cannot be read")],
+)
+def test_a_damaged_manifest_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    run = finished(tmp_path)
+    (run.path / "manifest.json").write_text(text)
+    with pytest.raises(RunError, match=message):
+        Run.open(run.path)
+
+
+def test_a_manifest_of_another_schema_version_is_refused(tmp_path: Path) -> None:
+    run = finished(tmp_path)
+    values = json.loads((run.path / "manifest.json").read_text())
+    (run.path / "manifest.json").write_text(json.dumps({**values, "schema_version": 99}))
+    with pytest.raises(RunError, match="schema version 99; this version reads 1"):
+        Run.open(run.path)
+
+
+def test_what_is_not_a_finished_run_of_the_right_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no run folder at"):
+        Run.open(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RunError, match="the run was not finished"):
+        Run.open(tmp_path / "empty")
+    with pytest.raises(RunError, match="'train' stage; expected one of 'attack'"):
+        Run.open(finished(tmp_path).path, kind="attack")
+
+
+def test_a_folder_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.png").write_bytes(b"meow")
+    for fresh in (False, True):
+        with pytest.raises(RunError, match=r"not a run folder \(it holds 'cat\.png'\)"):
+            Run.start("train", "x", config={}, out=tmp_path / "photos", fresh=fresh)
+    assert (tmp_path / "photos" / "cat.png").read_bytes() == b"meow"
+
+
+def test_another_run_in_the_folder_is_refused(tmp_path: Path) -> None:
+    Run.start("train", "x", config={"seed": 1}, out=tmp_path / "here").finish()
+    with pytest.raises(RunError, match="holds another finished run"):
+        Run.start("train", "x", config={"seed": 2}, out=tmp_path / "here")
+    Run.start("train", "x", config={"seed": 1}, out=tmp_path / "there").close()
+    with pytest.raises(RunError, match="holds another unfinished run"):
+        Run.start("train", "x", config={"seed": 2}, out=tmp_path / "there")
+
+
+def test_an_unwritable_folder_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(RunError, match="cannot be written"):
+        Run.start("train", "x", config={}, root=tmp_path / "file")
+
+
+def _hold(root: Path, ready: multiprocessing.synchronize.Event, release: multiprocessing.synchronize.Event) -> None:
+    with Run.start("train", "toy", config=CONFIG, root=root):
+        ready.set()
+        release.wait(20)
+
+
+def test_two_processes_cannot_write_one_run_and_a_dead_one_holds_nothing(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    ready, release = context.Event(), context.Event()
+    holder = context.Process(target=_hold, args=(tmp_path, ready, release))
+    holder.start()
+    assert ready.wait(20)
+    with pytest.raises(RunError, match="being written by another process"):
+        Run.start("train", "toy", config=CONFIG, root=tmp_path)
+    holder.kill()
+    holder.join()
+    Run.start("train", "toy", config=CONFIG, root=tmp_path).close()
+
+
+def test_an_atomic_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "value.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(path, {"a": float("nan")})
+    with pytest.raises(TypeError), atomic(path) as temporary:
+        temporary.write_text("half" + 1)  # type: ignore[operator]
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_report_made_again_is_recorded_again(tmp_path: Path) -> None:
+    run = finished(tmp_path)
+    (run.path / "model.bin").write_bytes(b"made again")
+    run.amend(("model.bin",))
+    assert Run.open(run.path).file("model.bin").read_bytes() == b"made again"

@@ -1,0 +1,147 @@
+"""Click options made from configurations and from plug-ins' signatures, so that nothing is declared twice."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from toolkit.config import Strict, build_config
+from toolkit.registry import REQUIRED, Entry, Param
+
+#: Options whose everyday name is not the name of the field.
+SHORT = {
+    "data.name": "data",
+    "engines": "engine",
+    "sets": "adversaries",
+    "precisions": "precision",
+    "recipes": "recipe",
+}
+
+
+def config_options(kind: type[Strict], *, hidden: Iterable[str] = ()) -> list[click.Option]:
+    """Return one option a field of a configuration, nested ones included, beside `--config` and `--set`.
+
+    Args:
+        kind: The configuration.
+        hidden: Dotted names of fields that get no option of their own.
+    """
+    options = [_field_option(path, field) for path, field in _fields(kind) if path not in set(hidden)]
+    return [
+        *(option for option in options if option),
+        click.Option(
+            ["--config", "config_file"], type=click.Path(path_type=Path), help="JSON file with the configuration"
+        ),
+        click.Option(["--set", "overrides"], multiple=True, metavar="KEY=VALUE", help="set any key: a.b=c"),
+    ]
+
+
+def read_config(kind: type[Strict], values: dict[str, Any], **fixed: Any) -> Any:
+    """Build the configuration from what click parsed, removing its entries from `values`.
+
+    Raises:
+        ConfigError: As `build_config` does.
+    """
+    file, overrides = values.pop("config_file"), values.pop("overrides")
+    given = {path: values.pop(_dest(path)) for path, _ in _fields(kind) if _dest(path) in values}
+    explicit = {path: value for path, value in given.items() if value not in (None, ())}
+    return build_config(kind, file=file, sets=overrides, options={**explicit, **fixed})
+
+
+def plugin_options(entry: Entry, *, skip: Iterable[str] = ()) -> list[click.Option]:
+    """Return one option a parameter of a plug-in; values are text, which the plug-in's caller reads by its annotation."""
+    skip = set(skip)
+    return [_param_option(param) for param in entry.params if param.name not in skip]
+
+
+def given_params(entry: Entry, values: dict[str, Any]) -> dict[str, Any]:
+    """Take the plug-in parameters that were given on the command line out of `values`."""
+    taken = {param.name: values.pop(f"param_{param.name}", None) for param in entry.params}
+    return {name: value for name, value in taken.items() if value is not None}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are plug-ins: made when asked for, named without importing anything."""
+
+    def __init__(
+        self,
+        *args: Any,
+        plugins: Callable[[], Mapping[str, Entry]],
+        make: Callable[[Entry], click.Command],
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._plugins = plugins
+        self._make = make
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the plug-ins' names."""
+        return list(self._plugins())
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command of a plug-in, or None."""
+        entry = self._plugins().get(cmd_name)
+        return self._make(entry) if entry else None
+
+
+def _fields(kind: type[BaseModel], prefix: str = "") -> Iterable[tuple[str, FieldInfo]]:
+    for name, field in kind.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from _fields(inner, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field
+
+
+def _dest(path: str) -> str:
+    return "config_" + path.replace(".", "_")
+
+
+def _field_option(path: str, field: FieldInfo) -> click.Option | None:
+    word = SHORT.get(path, path.rpartition(".")[2]).replace("_", "-")
+    kind, multiple = _click_type(field.annotation)
+    if kind is None:
+        return None
+    default = field.get_default(call_default_factory=True) if not field.is_required() else None
+    shown = "" if default in (None, (), "") else f"  [default: {_show(default)}]"
+    help_text = f"{field.description or ''}{shown}"
+    if kind is bool:
+        return click.Option([f"--{word}/--no-{word}", _dest(path)], default=None, help=help_text)
+    return click.Option([f"--{word}", _dest(path)], type=kind, multiple=multiple, default=None, help=help_text)
+
+
+def _click_type(annotation: Any) -> tuple[Any, bool]:
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is tuple:
+        return _click_type(arguments[0])[0], True
+    if origin is Literal:
+        return click.Choice(arguments), False
+    if origin in (typing.Union, types.UnionType):
+        return _click_type(next(argument for argument in arguments if argument is not type(None)))
+    if annotation is float:
+        return str, False  # read by pydantic, which understands 8/255
+    return (annotation, False) if annotation in (str, int, bool) else (None, False)
+
+
+def _param_option(param: Param) -> click.Option:
+    word = param.name.replace("_", "-")
+    required = param.default is REQUIRED
+    shown = "" if required or param.default is None else f"  [default: {_show(param.default)}]"
+    return click.Option(
+        [f"--{word}", f"param_{param.name}"],
+        required=required,
+        metavar=param.annotation.split("|")[0].strip().upper()[:40] or "VALUE",
+        help=shown.strip(),
+    )
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(_show, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
