@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from toolkit.errors import DataError, ModelError
-from toolkit.registry import entries, find
+import numpy as np
+
+from toolkit.errors import ConfigError, DataError, ModelError
+from toolkit.optional import require
+from toolkit.registry import Entry, entries, find
 from toolkit.types import Images, Logits
+
+E = TypeVar("E", bound="Closing")
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,7 @@ class EngineInfo:
         versions: Library versions.
         note: One sentence on what the numbers do and do not show, or "".
         options: Threads, graph level and the like, as active.
+        classes: The class names that the file carries, or ().
     """
 
     backend: str
@@ -42,6 +48,7 @@ class EngineInfo:
     versions: Mapping[str, str]
     note: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,8 +89,20 @@ class Engine(Protocol):
     ) -> None: ...
 
 
-#: An engine module registers `open(path, *, device, options) -> Engine` with `suffixes=(".onnx",)`.
-OpenEngine = Callable[..., Engine]
+class Closing:
+    """`with` for an engine: it is closed at the end of the block."""
+
+    def close(self) -> None:
+        """Free what the engine holds."""
+        raise NotImplementedError
+
+    def __enter__(self: E) -> E:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 def open_engine(
@@ -91,9 +110,13 @@ def open_engine(
 ) -> Engine:
     """Open a graph, plan or checkpoint for inference.
 
+    An engine module registers `open(path, *, device, options) -> Engine` with the literals `suffixes` (what it reads),
+    `short` (its name in tables), `module` and `extra` (the package that it needs, and what installs it) and, where two
+    read the same suffix, `priority`.
+
     Args:
         path: The file.
-        backend: Registry name of the engine; by default the first one that reads this kind of file.
+        backend: Registry name of the engine, or its short one; by default the first one that reads this kind of file.
         device: "cpu" or "cuda" (or "cuda:1").
         options: What is asked of the engine.
 
@@ -104,20 +127,98 @@ def open_engine(
     """
     if not path.is_file():
         raise ModelError(f"no model file at {path}; expected a .onnx graph, a .safetensors checkpoint or a .plan")
-    if backend is None:
-        readers = [entry for entry in entries("engine").values() if path.suffix in entry.options.get("suffixes", ())]
-        readers.sort(key=lambda entry: -int(entry.options.get("priority", 0)))
-        if not readers:
-            raise ModelError(
-                f"{path}: no engine reads {path.suffix or 'a file without suffix'}; name one with BACKEND:PATH"
-            )
-        entry = readers[0]
-    else:
-        entry = find("engine", backend)
-        if path.suffix not in entry.options.get("suffixes", ()):
-            raise ModelError(f"{path}: {backend} reads {', '.join(entry.options['suffixes'])}, not {path.suffix!r}")
+    entry = find_backend(backend) if backend else reader_of(path)
+    suffixes = entry.options["suffixes"]
+    if path.suffix not in suffixes:
+        raise ModelError(
+            f"{path}: {entry.name} reads {', '.join(suffixes)}, not {path.suffix or 'a file without suffix'}"
+        )
+    if module := entry.options.get("module"):
+        require(module, extra=entry.options["extra"], purpose=f"open {path} with {entry.name}")
     engine: Engine = entry.load()(path, device=device, options=options or EngineOptions())
     return engine
+
+
+def find_backend(name: str) -> Entry:
+    """Return the engine of that registry name or short name ("ort" for "onnxruntime").
+
+    Raises:
+        ConfigError: When there is none.
+    """
+    short = {entry.options["short"]: entry for entry in entries("engine").values()}
+    return short[name] if name in short else find("engine", name)
+
+
+def reader_of(path: Path) -> Entry:
+    """Return the engine that reads this kind of file, the one of highest priority.
+
+    Raises:
+        ModelError: When none does.
+    """
+    readers = [entry for entry in entries("engine").values() if path.suffix in entry.options["suffixes"]]
+    if not readers:
+        known = sorted({suffix for entry in entries("engine").values() for suffix in entry.options["suffixes"]})
+        raise ModelError(
+            f"{path}: no engine reads {path.suffix or 'a file without suffix'}; expected {', '.join(known)}"
+        )
+    return max(readers, key=lambda entry: int(entry.options.get("priority", 0)))
+
+
+def predict_all(
+    engine: Engine, images: Images, *, batch_size: int, advance: Callable[[int], object] | None = None
+) -> Logits:
+    """Return the logits (N, K) of any number of images, in batches that the engine can take.
+
+    Args:
+        engine: The engine.
+        images: (N, C, H, W) float32 in [0, 1].
+        batch_size: Images a call; an engine with a smaller `max_batch` gets that many.
+        advance: Called after each batch with its size.
+
+    Raises:
+        DataError: For images that the engine cannot take.
+        ModelError: When the engine gives another shape than it promises.
+    """
+    info = engine.info
+    check_input(replace(info, max_batch=None), images)
+    size = min(batch_size, info.max_batch or batch_size)
+    logits = np.empty((len(images), info.num_classes), np.float32)
+    for start in range(0, len(images), size):
+        batch = images[start : start + size]
+        part = engine.predict(batch)
+        if part.shape != (len(batch), info.num_classes):
+            raise ModelError(
+                f"{info.backend} gave logits of shape {part.shape} for {len(batch)} images; "
+                f"expected ({len(batch)}, {info.num_classes})"
+            )
+        logits[start : start + size] = part
+        if advance:
+            advance(len(batch))
+    return logits
+
+
+def refuse_precision(options: EngineOptions, *, active: str, backend: str, path: Path) -> None:
+    """Refuse a precision hint that differs from the precision that a file fixes.
+
+    Raises:
+        ConfigError: When another one is asked for.
+    """
+    if options.precision not in (None, active):
+        raise ConfigError(
+            f"{backend} runs {path} in {active}, as the graph says; {options.precision!r} cannot be asked of it: "
+            f"export that precision and name its file"
+        )
+
+
+def refuse_device(device: str, *, known: tuple[str, ...], backend: str) -> None:
+    """Refuse a device that an engine does not know.
+
+    Raises:
+        ConfigError: For another kind of device.
+    """
+    kind = device.partition(":")[0]
+    if kind not in known:
+        raise ConfigError(f"{backend} knows the devices {', '.join(known)}, not {device!r}")
 
 
 def check_input(info: EngineInfo, images: Images) -> None:
@@ -135,3 +236,10 @@ def check_input(info: EngineInfo, images: Images) -> None:
         raise DataError(
             f"{info.backend}: a batch of {len(images)} is over the engine's {info.max_batch}; use --batch-size"
         )
+
+
+def pad_batch(images: Images, size: int | None) -> Images:
+    """Repeat the last image until the batch has `size` rows; None leaves it as it is."""
+    if size is None or len(images) == size:
+        return images
+    return np.concatenate([images, np.repeat(images[-1:], size - len(images), axis=0)])

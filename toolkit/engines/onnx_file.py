@@ -1,0 +1,238 @@
+"""What stands in an ONNX file, read without the onnx package, which an edge device does not have.
+
+Only the protobuf wire format is walked, and of each tensor only its type, so that a file of any size takes milliseconds.
+Field numbers: onnx.proto3 of ONNX 1.18 (they never change).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolkit.errors import ModelError
+
+#: TensorProto.DataType
+TYPES = {
+    1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 8: "string", 9: "bool",
+    10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 16: "bfloat16",
+}  # fmt: skip
+_PREFIX = "edgeproof."
+
+
+@dataclass(frozen=True)
+class ValueInfo:
+    """An input or output of a graph: a dimension is a number, or a name where it is free."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...] | None
+
+
+@dataclass(frozen=True)
+class OnnxSummary:
+    """What an engine needs to know of a graph before it opens it.
+
+    Attributes:
+        inputs: Without the initialisers that old files list among them.
+        outputs: In the order of the file.
+        operators: Operator types with their counts, in the main graph.
+        initializers: Element types of the stored tensors, with the number of tensors.
+        metadata: The file's metadata_props.
+    """
+
+    inputs: tuple[ValueInfo, ...]
+    outputs: tuple[ValueInfo, ...]
+    operators: Mapping[str, int]
+    initializers: Mapping[str, int]
+    metadata: Mapping[str, str]
+
+    @property
+    def precision(self) -> str:
+        """Read "int8", "fp16", "bf16" or "fp32" off the graph: Q/DQ nodes and the types of the weights, not a label."""
+        if self.operators.get("DequantizeLinear") or self.operators.get("QLinearConv"):
+            return "int8"
+        if self.initializers.get("float16"):
+            return "fp16"
+        return "bf16" if self.initializers.get("bfloat16") else "fp32"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names that our exporter has written, or ()."""
+        return tuple(str(name) for name in self.noted("classes") or ())
+
+    def noted(self, key: str) -> Any:
+        """Return what our exporter has written under a metadata key, read as JSON; None where there is nothing."""
+        try:
+            return json.loads(self.metadata.get(_PREFIX + key, "null"))
+        except ValueError:
+            return None
+
+    def signature(self, path: Path) -> Signature:
+        """Return what the graph takes and gives, as an image classifier.
+
+        Raises:
+            ModelError: When it is not one with a single float32 NCHW input; the message says what to change.
+        """
+        if len(self.inputs) != 1:
+            names = ", ".join(value.name for value in self.inputs)
+            raise ModelError(f"{path} takes {len(self.inputs)} inputs ({names}); expected one, images (N, C, H, W)")
+        shape = _image_shape(self, path)
+        outputs = [value for value in self.outputs if value.name == "logits"] or self.outputs[:1]
+        classes = (outputs[0].shape or ("?",))[-1]
+        batch = (self.inputs[0].shape or ("?",))[0]
+        return Signature(
+            input=self.inputs[0].name,
+            output=outputs[0].name,
+            input_shape=shape,
+            num_classes=classes if isinstance(classes, int) else None,
+            batch=batch if isinstance(batch, int) else None,
+        )
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A graph as an image classifier; `num_classes` and `batch` are None where the graph leaves them free."""
+
+    input: str
+    output: str
+    input_shape: tuple[int, int, int]
+    num_classes: int | None
+    batch: int | None
+
+
+def read_onnx(path: Path) -> OnnxSummary:
+    """Read the inputs, outputs, operators, tensor types and metadata of an ONNX file.
+
+    Raises:
+        ModelError: When it is missing, empty, truncated or no ONNX file.
+    """
+    try:
+        return _model(memoryview(path.read_bytes()))
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read ({error.strerror})") from error
+    except (ValueError, IndexError, KeyError) as error:
+        reason = str(error) if isinstance(error, ValueError) else "it is cut short"
+        raise ModelError(f"{path} is not a readable ONNX file ({reason}); export it again") from error
+
+
+def _image_shape(summary: OnnxSummary, path: Path) -> tuple[int, int, int]:
+    value = summary.inputs[0]
+    takes = f"{path} takes {value.dtype} {value.shape if value.shape is not None else 'of unknown shape'}"
+    wanted = "expected float32 (N, C, H, W) in [0, 1]"
+    if value.dtype == "float16":
+        raise ModelError(f"{takes}; {wanted}: convert to FP16 again with float32 inputs and outputs (keep_io_types)")
+    if value.dtype != "float32":
+        raise ModelError(f"{takes}; {wanted}: put the cast to float32 and the division by 255 inside the graph")
+    shape = value.shape or ()
+    if len(shape) == 4 and shape[3] in (1, 3, 4) and shape[1] not in (1, 3, 4):
+        raise ModelError(f"{takes}, which looks like NHWC; {wanted}: put a Transpose at the head of the graph")
+    if len(shape) not in (0, 4):
+        raise ModelError(f"{takes}; {wanted}")
+    sizes = [size for size in shape[1:] if isinstance(size, int)] if shape else []
+    noted: Sequence[int] = sizes if len(sizes) == 3 else summary.noted("input_shape") or ()
+    if len(noted) != 3:
+        raise ModelError(f"{takes}; {wanted}: fix C, H and W when exporting, only N may be free")
+    return int(noted[0]), int(noted[1]), int(noted[2])
+
+
+def _model(view: memoryview) -> OnnxSummary:
+    graph, metadata = None, {}
+    for number, value in _fields(view):
+        if number == 7:
+            graph = _bytes(value)
+        elif number == 14:
+            entry = dict(_fields(_bytes(value)))
+            metadata[_text(entry[1])] = _text(entry.get(2, view[:0]))
+    if graph is None:
+        raise ValueError("it holds no graph")
+    return _graph(graph, metadata)
+
+
+def _graph(graph: memoryview, metadata: Mapping[str, str]) -> OnnxSummary:
+    operators: Counter[str] = Counter()
+    initializers: dict[str, str] = {}
+    inputs, outputs = [], []
+    for number, value in _fields(graph):
+        if number == 1:
+            operators[_text(_first(value, 4))] += 1
+        elif number == 5:
+            kind = _first(value, 2)
+            initializers[_text(_first(value, 8))] = TYPES.get(kind if isinstance(kind, int) else 0, "unknown")
+        elif number == 11:
+            inputs.append(_value_info(value))
+        elif number == 12:
+            outputs.append(_value_info(value))
+    free = tuple(value for value in inputs if value.name not in initializers)
+    if not free or not outputs:
+        raise ValueError("its graph has no input or no output")
+    return OnnxSummary(free, tuple(outputs), dict(operators), dict(Counter(initializers.values())), metadata)
+
+
+def _value_info(value: int | memoryview) -> ValueInfo:
+    entry = dict(_fields(_bytes(value)))
+    tensor = dict(_fields(_bytes(dict(_fields(_bytes(entry[2])))[1])))
+    kind = tensor.get(1, 0)
+    shape = (
+        tuple(_dimension(_bytes(dim)) for number, dim in _fields(_bytes(tensor[2])) if number == 1)
+        if 2 in tensor
+        else None
+    )
+    return ValueInfo(_text(entry[1]), TYPES.get(kind if isinstance(kind, int) else 0, "unknown"), shape)
+
+
+def _dimension(view: memoryview) -> int | str:
+    entry = dict(_fields(view))
+    size = entry.get(1)
+    return size if isinstance(size, int) else _text(entry[2]) if 2 in entry else "?"
+
+
+def _first(value: int | memoryview, wanted: int) -> int | memoryview:
+    return next((field for number, field in _fields(_bytes(value)) if number == wanted), memoryview(b""))
+
+
+def _bytes(value: int | memoryview) -> memoryview:
+    if isinstance(value, int):
+        raise ValueError("a number stands where a message should")
+    return value
+
+
+def _text(value: int | memoryview) -> str:
+    return bytes(_bytes(value)).decode("utf-8")
+
+
+def _fields(view: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """Walk one protobuf message: (field number, value), a number for varints and a view for everything with a length."""
+    position = 0
+    while position < len(view):
+        key, position = _varint(view, position)
+        kind = key & 7
+        if kind == 0:
+            value, position = _varint(view, position)
+            yield key >> 3, value
+            continue
+        if kind == 2:
+            size, position = _varint(view, position)
+        elif kind in (1, 5):
+            size = 8 if kind == 1 else 4
+        else:
+            raise ValueError(f"wire type {kind} at byte {position}")
+        if position + size > len(view):
+            raise ValueError("it is cut short")
+        yield key >> 3, view[position : position + size]
+        position += size
+
+
+def _varint(view: memoryview, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while shift < 64:
+        byte = view[position]
+        position += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, position
+        shift += 7
+    raise ValueError("a number has more than 64 bits")

@@ -1,0 +1,146 @@
+"""OpenVINO on the CPU. Its default precision is bf16 where the processor has it, so the precision is always set and read back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from toolkit.engines.base import (
+    Closing,
+    Engine,
+    EngineInfo,
+    EngineOptions,
+    check_input,
+    pad_batch,
+    refuse_device,
+)
+from toolkit.engines.onnx_file import OnnxSummary, Signature, read_onnx
+from toolkit.environment import package_version, usable_cores
+from toolkit.errors import ConfigError, ModelError, UnavailableError
+from toolkit.optional import require
+from toolkit.registry import register
+from toolkit.runs import sha256_file
+from toolkit.types import Images, Logits
+
+_HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
+
+
+@register("openvino", suffixes=(".onnx",), short="ov", module="openvino", extra="openvino", priority=1)
+def open_openvino(path: Path, *, device: str, options: EngineOptions) -> Engine:
+    """OpenVINO on the CPU: FP32, INT8 graphs, and FP16 or BF16 arithmetic where the processor has it."""
+    refuse_device(device, known=("cpu",), backend="openvino")
+    return OpenVinoEngine(path, options=options)
+
+
+class OpenVinoEngine(Closing):
+    """An ONNX graph compiled by OpenVINO for the CPU."""
+
+    def __init__(self, path: Path, *, options: EngineOptions) -> None:
+        summary = read_onnx(path)
+        self._signature = summary.signature(path)
+        compiled = _compile(path, options=options)
+        self._request: Any = compiled.create_infer_request()
+        classes = self._signature.num_classes or _count_classes(self._request, self._signature)
+        self._info = _describe(path, summary, compiled, classes=classes)
+
+    @property
+    def info(self) -> EngineInfo:
+        """What is active."""
+        return self._info
+
+    def predict(self, images: Images) -> Logits:
+        """Return logits (N, K) of images (N, C, H, W) in [0, 1].
+
+        Raises:
+            DataError: For images that the graph does not take.
+            ModelError: When OpenVINO fails on them.
+        """
+        check_input(self._info, images)
+        if not len(images):
+            return np.empty((0, self._info.num_classes), np.float32)
+        return _run(self._request, self._signature, pad_batch(images, self._signature.batch))[: len(images)]
+
+    def close(self) -> None:
+        """Free the compiled model; harmless when repeated."""
+        self._request = None
+
+
+def _compile(path: Path, *, options: EngineOptions) -> Any:
+    """Compile for the CPU, and refuse when another arithmetic than the one asked for is active."""
+    if not options.optimize:
+        raise ConfigError("openvino always optimises its graphs; use onnxruntime to see one without optimisation")
+    wanted = options.precision or "fp32"
+    if wanted not in _HINTS:
+        raise ConfigError(f"openvino computes in {', '.join(_HINTS)}, not {wanted!r}; INT8 is a property of the graph")
+    openvino = require("openvino", extra="openvino", purpose=f"open {path}")
+    settings = {
+        "INFERENCE_PRECISION_HINT": _HINTS[wanted],
+        "INFERENCE_NUM_THREADS": options.threads or usable_cores(),
+        "PERFORMANCE_HINT": "LATENCY",  # one stream over all threads: batches are given one after the other
+    }
+    try:
+        core = openvino.Core()
+        compiled = core.compile_model(core.read_model(path), "CPU", settings)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise ModelError(f"{path}: OpenVINO cannot open this graph: {reason}") from error
+    if (active := _arithmetic(compiled)) != wanted:
+        raise UnavailableError(
+            f"openvino was asked for {wanted} and computes in {active} on this processor; ask for {active} or for fp32"
+        )
+    return compiled
+
+
+def _arithmetic(compiled: Any) -> str:
+    name = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    return next(precision for precision, hint in _HINTS.items() if hint == name)
+
+
+def _run(request: Any, signature: Signature, batch: Images) -> Logits:
+    try:
+        logits: Logits = request.infer({signature.input: batch}, share_inputs=True)[signature.output]
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise ModelError(f"OpenVINO failed on a batch of {len(batch)} images: {reason}") from error
+    if logits.ndim != 2 or logits.dtype != np.float32:
+        raise ModelError(
+            f"output {signature.output!r} is {logits.dtype} {logits.shape}; expected float32 logits ({len(batch)}, K)"
+        )
+    return logits
+
+
+def _count_classes(request: Any, signature: Signature) -> int:
+    probe = np.zeros((signature.batch or 1, *signature.input_shape), np.float32)
+    return int(_run(request, signature, probe).shape[1])
+
+
+def _describe(path: Path, summary: OnnxSummary, compiled: Any, *, classes: int) -> EngineInfo:
+    signature, arithmetic = summary.signature(path), _arithmetic(compiled)
+    notes = []
+    if summary.precision == "int8":
+        notes.append(f"INT8 between Q/DQ nodes, the rest in {arithmetic.upper()}")
+    elif summary.precision != arithmetic:
+        notes.append(f"weights stored as {summary.precision.upper()}, arithmetic in {arithmetic.upper()}")
+    if signature.batch:
+        notes.append(f"the graph has a fixed batch of {signature.batch}: smaller ones are padded")
+    return EngineInfo(
+        backend="openvino",
+        # Weights that were rounded to FP16 stay so in FP32 arithmetic; BF16 arithmetic rounds whatever it is given.
+        precision=summary.precision if summary.precision == "int8" or arithmetic == "fp32" else arithmetic,
+        device="cpu",
+        provider=str(compiled.get_property("EXECUTION_DEVICES")[0]),
+        input_shape=signature.input_shape,
+        num_classes=classes,
+        max_batch=signature.batch,
+        sha256=sha256_file(path),
+        versions={"openvino": package_version("openvino") or "unknown"},
+        note="; ".join(notes),
+        options={
+            "threads": int(compiled.get_property("INFERENCE_NUM_THREADS")),
+            "inference_precision": arithmetic,
+            "performance_hint": str(compiled.get_property("PERFORMANCE_HINT")),
+        },
+        classes=summary.classes,
+    )
