@@ -14,7 +14,7 @@ class Advance(Protocol):
 
 
 @contextlib.contextmanager
-def progress(description: str, total: float, *, done: float = 0) -> Iterator[Advance]:
+def progress(description: str, total: float, *, done: int = 0) -> Iterator[Advance]:
     """Show a bar with the rate, the time left and a short note.
 
     Args:

@@ -5,9 +5,7 @@ Images are float32 NCHW in [0, 1]. On disk they are uint8 where that loses nothi
 
 from __future__ import annotations
 
-import io
 import json
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,13 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.errors import DataError, ToolkitError
+from toolkit.config import DataConfig
+from toolkit.data.arrays import check_images, check_labels, read_npz, to_float, to_storage, write_npz
+from toolkit.errors import ConfigError, DataError, nearest
 from toolkit.registry import find
 from toolkit.runs import Run, atomic
 from toolkit.types import Array, Images, Labels, Logits
 
-_TOLERANCE = 1e-6  # float rounding of other tools may leave [0, 1] by so much; it is clipped
-_MAX_NPZ_BYTES = 64 * 2**30
+PARTS = ("train", "validation", "calibration", "test")
+_CALIBRATION_SHARE = 4  # calibration takes at most a quarter of a class, so that a rare class is still learned
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,11 @@ class LabelledImages:
     def __post_init__(self) -> None:
         check_images(self.images, what=f"{self.name}/{self.split}")
         check_labels(self.labels, count=len(self.images), classes=len(self.classes), what=f"{self.name}/{self.split}")
+        if self.index.shape != self.labels.shape or self.index.dtype != np.int64:
+            raise DataError(
+                f"{self.name}/{self.split}: index is {self.index.dtype} of shape {self.index.shape}; "
+                f"expected int64 of shape {self.labels.shape}"
+            )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -61,9 +66,40 @@ class LabelledImages:
         """K, the number of classes."""
         return len(self.classes)
 
-    def take(self, positions: Array) -> LabelledImages:
-        """Return the images at these positions, in this order."""
-        return replace(self, images=self.images[positions], labels=self.labels[positions], index=self.index[positions])
+    @classmethod
+    def from_arrays(
+        cls, images: Array, labels: Array, *, classes: tuple[str, ...], name: str, split: str
+    ) -> LabelledImages:
+        """Take a split as it is published, indexed by its order.
+
+        Args:
+            images: (N, C, H, W), uint8 or float in [0, 1].
+            labels: (N,) or (N, 1) integers.
+            classes: The name of each class.
+            name: The data set.
+            split: "train" or "test".
+
+        Raises:
+            DataError: When images and labels do not fit together or are out of range.
+        """
+        what = f"{name}/{split}"
+        if not np.issubdtype(labels.dtype, np.integer):
+            raise DataError(
+                f"{what}: labels are {labels.dtype} of shape {labels.shape}; expected integers of shape (N,)"
+            )
+        plain = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+        index = np.arange(len(images), dtype=np.int64)
+        return cls(to_float(images, what=what), plain.astype(np.int64), index, classes, name, split)
+
+    def take(self, positions: Array, *, split: str | None = None) -> LabelledImages:
+        """Return the images at these positions, in this order, under the name of another split if one is given."""
+        return replace(
+            self,
+            images=self.images[positions],
+            labels=self.labels[positions],
+            index=self.index[positions],
+            split=split or self.split,
+        )
 
     def head(self, limit: int | None, *, seed: int = 0) -> LabelledImages:
         """Return at most `limit` images, stratified by class, in their original order."""
@@ -79,6 +115,18 @@ class Dataset:
     train: LabelledImages | None
     test: LabelledImages
 
+    def __post_init__(self) -> None:
+        for part in (self.train, self.test):
+            if part is not None and not len(part):
+                raise DataError(f"{part.name}: there are no {part.split} images; expected at least one of each class")
+        if self.train is not None and self.train.input_shape != self.test.input_shape:
+            raise DataError(
+                f"{self.test.name}: training images are {self.train.input_shape} and test images "
+                f"{self.test.input_shape}; expected the same (C, H, W)"
+            )
+        if self.train is not None and self.train.classes != self.test.classes:
+            raise DataError(f"{self.test.name}: training and test images have different classes; expected the same")
+
 
 @dataclass(frozen=True)
 class Splits:
@@ -90,7 +138,13 @@ class Splits:
     test: LabelledImages
 
     def part(self, name: str) -> LabelledImages:
-        """Return a part by its name."""
+        """Return a part by its name.
+
+        Raises:
+            ConfigError: For an unknown name.
+        """
+        if name not in PARTS:
+            raise ConfigError(f"unknown split {name!r}{nearest(name, PARTS)}; known: {', '.join(PARTS)}")
         part: LabelledImages = getattr(self, name)
         return part
 
@@ -133,64 +187,12 @@ class AdversarialSet:
             raise DataError(
                 f"{self.name}: adversaries have shape {self.images.shape}, clean images {self.clean.images.shape}; expected equal"
             )
-
-
-def check_images(images: Array, *, what: str) -> None:
-    """Refuse arrays that are not images as this toolkit means them.
-
-    Raises:
-        DataError: When they are not float32 (N, C, H, W), not finite or outside [0, 1].
-    """
-    if images.ndim != 4:
-        raise DataError(f"{what}: images have shape {images.shape}; expected (N, C, H, W)")
-    if images.dtype != np.float32:
-        raise DataError(f"{what}: images are {images.dtype}; expected float32 in [0, 1]")
-    if images.size:
-        low, high = float(images.min()), float(images.max())
-        if not (np.isfinite(low) and np.isfinite(high)):
-            raise DataError(f"{what}: images hold NaN or infinite values; expected numbers in [0, 1]")
-        if low < 0 or high > 1:
-            hint = "; divide 0..255 pixels by 255" if high > 2 else "; normalisation belongs inside the model"
-            raise DataError(f"{what}: images range over [{low:g}, {high:g}]; expected [0, 1]{hint}")
-
-
-def check_labels(labels: Array, *, count: int, classes: int, what: str) -> None:
-    """Refuse labels that do not fit their images and classes.
-
-    Raises:
-        DataError: When they are not (N,) integers from 0 to K - 1.
-    """
-    if labels.shape != (count,) or labels.dtype != np.int64:
-        raise DataError(
-            f"{what}: labels are {labels.dtype} of shape {labels.shape}; expected int64 of shape ({count},)"
-        )
-    if count and (labels.min() < 0 or labels.max() >= classes):
-        raise DataError(
-            f"{what}: labels range over {labels.min()}..{labels.max()}; expected 0..{classes - 1} for {classes} classes"
-        )
-
-
-def to_float(images: Array, *, what: str) -> Images:
-    """Turn uint8 NCHW or float NCHW images into float32 in [0, 1]; the rounding of other tools (1e-6) is clipped.
-
-    Raises:
-        DataError: For another type, or values further outside [0, 1].
-    """
-    if images.dtype == np.uint8:
-        return images.astype(np.float32) / np.float32(255)
-    if not np.issubdtype(images.dtype, np.floating):
-        raise DataError(f"{what}: images are {images.dtype}; expected uint8 in 0..255 or float in [0, 1]")
-    result = images.astype(np.float32)
-    if result.size and result.min() >= -_TOLERANCE and result.max() <= 1 + _TOLERANCE:
-        np.clip(result, 0, 1, out=result)
-    check_images(result, what=what)
-    return result
-
-
-def to_storage(images: Images) -> Array:
-    """Return uint8 where the images are exactly on the 8-bit grid, else the float32 images."""
-    levels = np.rint(images * np.float32(255)).astype(np.uint8)
-    return levels if np.array_equal(levels.astype(np.float32) / np.float32(255), images) else images
+        for logits in (self.source_logits, self.source_clean_logits):
+            if logits is not None and logits.shape != (len(self.clean), self.clean.num_classes):
+                raise DataError(
+                    f"{self.name}: the source's logits have shape {logits.shape}; "
+                    f"expected ({len(self.clean)}, {self.clean.num_classes})"
+                )
 
 
 def stratified_sample(labels: Labels, count: int, *, seed: int) -> Array:
@@ -203,10 +205,8 @@ def stratified_sample(labels: Labels, count: int, *, seed: int) -> Array:
         raise DataError(f"{count} images were asked for and there are {len(labels)}; ask for fewer")
     random = np.random.default_rng([seed, 1])
     classes, sizes = np.unique(labels, return_counts=True)
-    exact = sizes * (count / len(labels))
-    quota = np.floor(exact).astype(np.int64)
-    for position in np.argsort(quota - exact, kind="stable")[: count - int(quota.sum())]:
-        quota[position] += 1
+    quota, remainder = np.divmod(sizes * count, max(len(labels), 1))
+    quota[np.argsort(-remainder, kind="stable")[: count - int(quota.sum())]] += 1
     chosen = [
         random.permutation(np.flatnonzero(labels == label))[:wanted]
         for label, wanted in zip(classes, quota, strict=True)
@@ -214,20 +214,52 @@ def stratified_sample(labels: Labels, count: int, *, seed: int) -> Array:
     return random.permutation(np.concatenate(chosen)) if chosen else np.empty(0, np.int64)
 
 
-def load_dataset(name: str) -> Dataset:
+def held_out(sizes: Array, fraction: float) -> Array:
+    """Return how many of each class to hold out: the fraction, rounded, but at least one."""
+    return np.maximum(np.rint(sizes * fraction).astype(np.int64), 1)
+
+
+def load_dataset(name: str, *, params: Mapping[str, Any] | None = None) -> Dataset:
     """Load a data set by its registry name, or `npz:PATH`, `folder:PATH` and the like.
 
+    Args:
+        name: What `list data` shows; those that read a path take it after a colon.
+        params: Keyword parameters of the data set, for instance the test fraction of `folder:PATH`.
+
     Raises:
-        ConfigError: For an unknown name.
+        ConfigError: For an unknown name or parameter.
         DataError: When its files are missing or not what they should be.
     """
     kind, colon, path = name.partition(":")
     entry = find("data", kind)
     takes_path = bool(entry.options.get("path"))
-    if takes_path != bool(colon):
-        raise DataError(f"data set {name!r}: expected {f'{kind}:PATH' if takes_path else kind}")
-    dataset: Dataset = entry.load()(Path(path)) if takes_path else entry.load()()
+    if takes_path != bool(path) or takes_path != bool(colon):
+        raise ConfigError(f"data set {name!r}: expected {f'{kind}:PATH' if takes_path else kind}")
+    known = [param.name for param in entry.params]
+    for key in params or {}:
+        if key not in known:
+            raise ConfigError(
+                f"data set {kind!r} has no parameter {key!r}{nearest(key, known)}; known: {', '.join(known) or 'none'}"
+            )
+    args = (Path(path),) if takes_path else ()
+    dataset: Dataset = entry.load()(*args, **(params or {}))
     return dataset
+
+
+def load_splits(config: DataConfig) -> Splits:
+    """Load the data set of a configuration and split it as the configuration says.
+
+    Raises:
+        ConfigError: For an unknown name.
+        DataError: When the data cannot be used, or a class is too small for the split.
+    """
+    return split_dataset(
+        load_dataset(config.name),
+        seed=config.split_seed,
+        validation=config.validation,
+        calibration=config.calibration,
+        limit_train=config.limit_train,
+    )
 
 
 def split_dataset(
@@ -238,81 +270,52 @@ def split_dataset(
     Args:
         dataset: The data set. One without training images gives empty parts.
         seed: Seed of the split; the same seed gives the same indices.
-        validation: Share of the training images held out, stratified.
-        calibration: Number of training images held out, as equal per class as the data allow.
+        validation: Share of each class of the training images held out, at least one image.
+        calibration: Number of training images held out, as equal per class as the data allow: at least one and at most
+            a quarter of a class, so that fewer are held out where the data are few.
         limit_train: Use at most so many of the training images, stratified.
 
     Raises:
         DataError: When a class has too few images to appear in each part that is asked for.
     """
     if dataset.train is None:
-        empty = dataset.test.take(np.empty(0, np.int64))
-        return Splits(
-            *(replace(empty, split=part) for part in ("train", "validation", "calibration")), test=dataset.test
-        )
+        none = np.empty(0, np.int64)
+        train, validated, calibrated = (dataset.test.take(none, split=part) for part in PARTS[:3])
+        return Splits(train=train, validation=validated, calibration=calibrated, test=dataset.test)
     pool = dataset.train.head(limit_train, seed=seed)
-    calibration = min(calibration, len(pool) // 4)
-    sizes = np.bincount(pool.labels, minlength=pool.num_classes)
-    wanted = 1 + (validation > 0) + (calibration > 0)
-    for label in np.flatnonzero((sizes > 0) & (sizes < wanted)):
-        raise DataError(
-            f"{pool.name}: class {pool.classes[label]!r} has {sizes[label]} training images; "
-            f"expected at least {wanted} to fill train, validation and calibration; add images or set them to 0"
-        )
+    classes, sizes = np.unique(pool.labels, return_counts=True)
+    _check_class_sizes(dataset.train, pool, wanted=1 + (validation > 0) + (calibration > 0))
+    shares = _equal_shares(np.maximum(sizes // _CALIBRATION_SHARE, 1), calibration)
+    held = np.minimum(held_out(sizes, validation), sizes - shares - 1) if validation > 0 else np.zeros_like(sizes)
     random = np.random.default_rng([seed, 2])
-    taken: dict[str, list[Array]] = {"train": [], "validation": [], "calibration": []}
-    present = np.flatnonzero(sizes)
-    shares = _equal_shares(sizes[present], calibration)
-    for label, share in zip(present, shares, strict=True):
-        mine = random.permutation(np.flatnonzero(pool.labels == label))
-        share = min(int(share), max(len(mine) - wanted + 1, 0)) if calibration else 0
-        held = max(1, round(validation * len(mine))) if validation > 0 else 0
-        held = min(held, len(mine) - share - 1)
-        taken["calibration"].append(mine[:share])
-        taken["validation"].append(mine[share : share + held])
-        taken["train"].append(mine[share + held :])
-    parts = {part: replace(pool.take(np.sort(np.concatenate(rows))), split=part) for part, rows in taken.items()}
-    return Splits(**parts, test=dataset.test)
+    rows: list[list[Array]] = [
+        np.split(random.permutation(np.flatnonzero(pool.labels == label)), [share, share + hold])
+        for label, share, hold in zip(classes, shares, held, strict=True)
+    ]
+    calibrated, validated, train = (
+        pool.take(np.sort(np.concatenate(part)), split=name)
+        for part, name in zip(zip(*rows, strict=True), ("calibration", "validation", "train"), strict=True)
+    )
+    return Splits(train=train, validation=validated, calibration=calibrated, test=dataset.test)
+
+
+def _check_class_sizes(whole: LabelledImages, pool: LabelledImages, *, wanted: int) -> None:
+    had, has = (np.bincount(part.labels, minlength=part.num_classes) for part in (whole, pool))
+    for label in np.flatnonzero((had > 0) & (has < wanted)):
+        raise DataError(
+            f"{pool.name}: class {pool.classes[label]!r} has {has[label]} training images; expected at least {wanted}, "
+            "one for each of train, validation and calibration that is asked for; add images or raise limit_train"
+        )
 
 
 def _equal_shares(sizes: Array, total: int) -> Array:
-    """Share `total` over classes as equally as their sizes allow."""
+    """Share `total` over classes as equally as their sizes allow, the first classes taking what does not divide."""
     shares = np.zeros(len(sizes), np.int64)
-    while shares.sum() < min(total, sizes.sum()):
+    while (left := min(total, int(sizes.sum())) - int(shares.sum())) > 0:
         open_ = np.flatnonzero(shares < sizes)
-        each = max((total - int(shares.sum())) // len(open_), 1)
-        for position in open_[: total - int(shares.sum())]:
-            shares[position] += min(each, sizes[position] - shares[position])
+        each = max(left // len(open_), 1)
+        shares[open_[:left]] += np.minimum(each, (sizes - shares)[open_[:left]])
     return shares
-
-
-def write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Write arrays atomically as compressed npz; equal arrays give equal bytes."""
-    with atomic(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **{name: np.asarray(value) for name, value in arrays.items()})
-
-
-def read_npz(path: Path, *, required: tuple[str, ...] = ()) -> dict[str, Array]:
-    """Read an npz without executing anything in it.
-
-    Raises:
-        DataError: When it is not an npz, holds pickled objects, is absurdly large or lacks an array.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(member.file_size for member in archive.infolist())
-        if size > _MAX_NPZ_BYTES:
-            raise DataError(f"{path} would unpack to {size} bytes; the limit is {_MAX_NPZ_BYTES}")
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except ToolkitError:
-        raise
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, KeyError, NotImplementedError) as error:
-        raise DataError(f"{path} cannot be read as an npz of plain arrays ({error})") from error
-    missing = [name for name in required if name not in arrays]
-    if missing:
-        raise DataError(f"{path} has no array {missing[0]!r}; it has: {', '.join(arrays) or 'nothing'}")
-    return arrays
 
 
 def save_adversarial_set(run: Run, adversaries: AdversarialSet) -> None:

@@ -1,0 +1,96 @@
+"""Class-imbalanced subsets of a balanced data set, with exact counts; `index` says which images they kept.
+
+The order of the images stays. For one seed, a smaller subset of a class is a part of every larger one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from toolkit.data.base import LabelledImages
+from toolkit.errors import DataError, nearest
+from toolkit.types import Array
+
+
+def class_index(data: LabelledImages, target: int | str) -> int:
+    """Return the index of a class that is given by name or index.
+
+    Raises:
+        DataError: When there is no such class.
+    """
+    if target in data.classes:
+        return data.classes.index(str(target))
+    if isinstance(target, int) and 0 <= target < data.num_classes:
+        return target
+    near = nearest(str(target), data.classes)
+    raise DataError(f"{data.name} has no class {target!r}{near}; it has: {', '.join(data.classes)}")
+
+
+def under_sample(data: LabelledImages, *, target: int | str, count: int, seed: int) -> LabelledImages:
+    """Keep `count` images of class `target` and all of the others.
+
+    Raises:
+        DataError: When there is no such class or it has fewer than `count` images.
+    """
+    counts = _sizes(data)
+    counts[class_index(data, target)] = count
+    return keep_counts(data, counts, seed=seed)
+
+
+def over_sample(data: LabelledImages, *, target: int | str, count: int, seed: int) -> LabelledImages:
+    """Keep all images of class `target` and `count` of each other class; nothing is repeated.
+
+    Raises:
+        DataError: When there is no such class or another has fewer than `count` images.
+    """
+    sizes = _sizes(data)
+    counts = np.full_like(sizes, count)
+    counts[class_index(data, target)] = sizes[class_index(data, target)]
+    return keep_counts(data, counts, seed=seed)
+
+
+def long_tailed(data: LabelledImages, *, largest: int, ratio: float, seed: int) -> LabelledImages:
+    """Let class sizes fall exponentially, in the order of the classes, from `largest` to `largest / ratio` (rounded).
+
+    The profile is that of Cao et al., 2019, arXiv:1906.07413, who truncate where we round.
+
+    Raises:
+        DataError: When `ratio` is under 1, or a class has fewer images than the profile wants.
+    """
+    if not ratio >= 1:
+        raise DataError(f"ratio = {ratio:g}; expected the largest class over the smallest, 1 or more")
+    position = np.arange(data.num_classes) / max(data.num_classes - 1, 1)
+    return keep_counts(data, np.rint(largest * ratio**-position).astype(np.int64), seed=seed)
+
+
+def keep_counts(data: LabelledImages, counts: Sequence[int] | Array, *, seed: int) -> LabelledImages:
+    """Keep exactly so many images of each class, chosen by the seed.
+
+    Args:
+        data: The images.
+        counts: (K,) the number to keep of each class.
+        seed: Seed of the choice.
+
+    Raises:
+        DataError: When a count is under 1 or over what the class has, or there is not one for each class.
+    """
+    if len(counts) != data.num_classes:
+        raise DataError(
+            f"{data.name}: {len(counts)} counts were given for {data.num_classes} classes; expected one each"
+        )
+    kept = []
+    for label, (count, size) in enumerate(zip(counts, _sizes(data), strict=True)):
+        if not 1 <= count <= size:
+            raise DataError(
+                f"{data.name}/{data.split}: class {data.classes[label]!r} has {size} images and {count} were asked for; "
+                f"expected 1 to {size}"
+            )
+        mine = np.flatnonzero(data.labels == label)
+        kept.append(np.random.default_rng([seed, 3, label]).permutation(mine)[:count])
+    return data.take(np.sort(np.concatenate(kept)))
+
+
+def _sizes(data: LabelledImages) -> Array:
+    return np.bincount(data.labels, minlength=data.num_classes)

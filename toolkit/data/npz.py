@@ -1,0 +1,89 @@
+"""A user's own images in one npz file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from toolkit.data.arrays import read_npz
+from toolkit.data.base import Dataset, LabelledImages
+from toolkit.errors import DataError
+from toolkit.registry import register
+from toolkit.types import Array
+
+_CHANNELS = (1, 3)
+
+
+@register("npz", path=True)
+def npz(path: Path) -> Dataset:
+    """Images from one npz: x_train y_train x_test y_test, or only x_test y_test; `classes` names the classes.
+
+    Images are uint8 (N, H, W, C), (N, C, H, W) or (N, H, W), or float (N, C, H, W) or (N, H, W) in [0, 1].
+
+    Raises:
+        DataError: When it lacks an array, or images and labels are not as described.
+    """
+    arrays = read_npz(path, required=("x_test", "y_test"))
+    if ("x_train" in arrays) != ("y_train" in arrays):
+        raise DataError(f"{path} has only one of x_train and y_train; expected both or neither")
+    parts = [part for part in ("train", "test") if f"x_{part}" in arrays]
+    classes = read_classes(
+        arrays, labels=np.concatenate([arrays[f"y_{part}"].ravel() for part in parts]), what=str(path)
+    )
+    test, *train = (
+        LabelledImages.from_arrays(
+            to_nchw(arrays[f"x_{part}"], what=f"{path}: x_{part}"),
+            arrays[f"y_{part}"],
+            classes=classes,
+            name=f"npz:{path.name}",
+            split=part,
+        )
+        for part in reversed(parts)
+    )
+    return Dataset(train=train[0] if train else None, test=test)
+
+
+def to_nchw(images: Array, *, what: str) -> Array:
+    """Bring images into the order (N, C, H, W); the type and the values stay.
+
+    Args:
+        images: As the data set `npz` describes them.
+        what: The array, for messages.
+
+    Raises:
+        DataError: When the layout is none of these, or could be two of them.
+    """
+    if images.ndim == 3:
+        return images[:, None]
+    if images.ndim != 4:
+        raise DataError(f"{what} has shape {images.shape}; expected (N, H, W, C), (N, C, H, W) or (N, H, W)")
+    first, last = images.shape[1] in _CHANNELS, images.shape[3] in _CHANNELS
+    if images.dtype != np.uint8:
+        if last and not first:
+            raise DataError(f"{what} is {images.dtype} of shape {images.shape}; expected (N, C, H, W): transpose it")
+        return images
+    if not first and not last:
+        raise DataError(f"{what} has shape {images.shape}; expected 1 or 3 channels on the second or the last axis")
+    if first and last:
+        raise DataError(
+            f"{what}: the layout of shape {images.shape} is ambiguous, (N, C, H, W) or (N, H, W, C); "
+            "store float32 in [0, 1], which is always (N, C, H, W)"
+        )
+    return images if first else images.transpose(0, 3, 1, 2)
+
+
+def read_classes(arrays: Mapping[str, Array], *, labels: Array, what: str) -> tuple[str, ...]:
+    """Return the names in the array `classes`, or "0", "1", ... up to the largest label.
+
+    Raises:
+        DataError: When `classes` is not a row of names, or there are no labels.
+    """
+    if "classes" in arrays:
+        if arrays["classes"].ndim != 1:
+            raise DataError(f"{what}: classes has shape {arrays['classes'].shape}; expected (K,) names")
+        return tuple(str(name) for name in arrays["classes"])
+    if not labels.size or not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(f"{what}: labels are {labels.dtype} of shape {labels.shape}; expected one integer an image")
+    return tuple(str(label) for label in range(int(labels.max()) + 1))
