@@ -1,0 +1,225 @@
+"""From an ONNX graph to a torch.fx graph, operator by operator; what is constant is computed on the way."""
+
+from __future__ import annotations
+
+import itertools
+import operator as python_operator
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from toolkit.errors import ModelError
+from toolkit.models.onnx_import import elementwise, layers, quantized, shapes, windows
+from toolkit.models.onnx_import.reading import describe, opset_of, ordered_nodes, tensor_array
+from toolkit.models.onnx_import.table import OPERATORS, Operator
+
+if TYPE_CHECKING:
+    from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
+
+#: The modules that fill the table of operators.
+FAMILIES = (elementwise, layers, quantized, shapes, windows)
+
+_DOMAINS = ("", "ai.onnx")
+
+#: What a node may raise on shapes or attributes that it cannot take.
+FAILURES = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    IndexError,
+    KeyError,
+    NotImplementedError,
+    OverflowError,
+    ZeroDivisionError,
+)
+
+
+def translate(model: ModelProto, *, source: str, target: str) -> fx.GraphModule:
+    """Build the torch form of a graph.
+
+    Args:
+        model: Read by `read_model`.
+        source: Name of the graph's input.
+        target: Name of the output that is wanted; nodes that it does not need are left out.
+
+    Returns:
+        A module whose buffers are the weights in float32. It computes in the type of its buffers and input.
+
+    Raises:
+        ModelError: For an operator, an attribute or a type that is not covered, and for a graph that is not one.
+    """
+    builder = _Builder(model, source)
+    for node in ordered_nodes(model.graph, target):
+        try:
+            builder.add(node)
+        except FAILURES as error:
+            raise ModelError(f"{describe(node)} is not covered: {first_line(error)}") from error
+    return builder.finish(target)
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text, or its type where it has none."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+class _Builder:
+    """The state of one translation: which name stands for which node or constant."""
+
+    def __init__(self, model: ModelProto, source: str) -> None:
+        self.opset = opset_of(model)
+        self.graph = fx.Graph()
+        self.root = nn.Module()
+        self.count = itertools.count()
+        self.nodes = {source: self.graph.placeholder("images")}
+        self.constants: dict[str, Tensor] = {}
+        self.weights: dict[str, fx.Node] = {}  # the constants that have become buffers
+        self.types: dict[str, int] = {}  # element types of the constants as the file has them
+        for tensor in model.graph.initializer:
+            self._store(tensor.name, tensor)
+        for sparse in model.graph.sparse_initializer:
+            raise ModelError(f"tensor {sparse.values.name!r} is sparse, which is not covered; store it dense")
+
+    def add(self, node: NodeProto) -> None:
+        """Translate one node, or compute it when all that it takes is constant."""
+        kind = node.op_type if node.domain in _DOMAINS else f"{node.domain}.{node.op_type}"
+        if kind == "Constant":
+            self._add_constant(node)
+        elif kind == "Identity":
+            self._alias(node.output[0], node.input[0])
+        elif kind in OPERATORS:
+            self._add_operator(node, OPERATORS[kind])
+        else:
+            raise NotImplementedError(f"operator {kind}, opset {self.opset}")
+
+    def _add_operator(self, node: NodeProto, entry: Operator) -> None:
+        names = entry.input_names(len(node.input))
+        keywords = self._keywords(node, entry, dict(zip(names, node.input, strict=True)))
+        if all(name in self.constants for name in node.input if name):
+            arguments = [self._constant(name, role, entry) for name, role in zip(node.input, names, strict=True)]
+            with torch.no_grad():
+                self._fold(node, entry.function(*arguments, **keywords), entry)
+        else:
+            arguments = [self._argument(name, role, entry) for name, role in zip(node.input, names, strict=True)]
+            self._emit(node, entry, arguments, keywords)
+
+    def finish(self, target: str) -> fx.GraphModule:
+        """Return the module that computes the output of that name."""
+        if target not in self.nodes:
+            raise ModelError(f"the output {target!r} does not depend on the input; is this a classifier?")
+        self.graph.output(self.nodes[target])
+        self.graph.eliminate_dead_code()
+        self.graph.lint()
+        return fx.GraphModule(self.root, self.graph, class_name="OnnxGraph").eval().requires_grad_(False)
+
+    def _emit(self, node: NodeProto, entry: Operator, arguments: Sequence[Any], keywords: dict[str, Any]) -> None:
+        name = node.output[0] or None
+        made = self.graph.create_node("call_function", entry.function, tuple(arguments), keywords, name=name)
+        made.meta["onnx"] = describe(node)
+        if not entry.multiple:
+            self.nodes[node.output[0]] = made
+            return
+        for position, name in enumerate(node.output):
+            self.nodes[name] = self.graph.call_function(python_operator.getitem, (made, position))
+
+    def _fold(self, node: NodeProto, result: Any, entry: Operator) -> None:
+        results = result if entry.multiple else (result,)
+        for name, value in zip(node.output, results, strict=False):
+            self.constants[name] = value
+            self.types[name] = self.types.get(node.input[0], 0)
+        if node.op_type == "Cast":
+            self.types[node.output[0]] = next(attribute.i for attribute in node.attribute if attribute.name == "to")
+
+    def _argument(self, name: str, role: str, entry: Operator) -> Any:
+        """Return what stands for an input in the fx graph: a node, Python numbers or None."""
+        if name in self.nodes or not name:
+            return self.nodes.get(name)
+        value = self._constant(name, role, entry)
+        if not isinstance(value, Tensor):
+            return value
+        if not value.is_floating_point():
+            # Made anew in every call, on the CPU, where shapes and indices are computed whatever the device.
+            return self.graph.call_function(torch.tensor, (value.tolist(),), {"dtype": value.dtype})
+        if name not in self.weights:
+            self.weights[name] = self._buffer(value)
+        return self.weights[name]
+
+    def _constant(self, name: str, role: str, entry: Operator) -> Any:
+        if not name:
+            return None
+        if name not in self.constants:
+            raise NotImplementedError(f"its input {name!r} is no first output of a covered operator")
+        value = self.constants[name]
+        if role in entry.static and value.dim() <= 1:
+            return tuple(value.tolist()) if value.dim() else value.item()
+        return value.to(torch.float32) if role in entry.carried else value
+
+    def _buffer(self, value: Tensor) -> fx.Node:
+        key = f"constant_{next(self.count)}"
+        self.root.register_buffer(key, value)
+        return self.graph.get_attr(key)
+
+    def _keywords(self, node: NodeProto, entry: Operator, inputs: dict[str, str]) -> dict[str, Any]:
+        keywords = {attribute.name: _attribute(attribute) for attribute in node.attribute}
+        for name in keywords:
+            if not entry.takes(name):
+                raise NotImplementedError(f"attribute {name!r}")
+        if entry.names("low"):
+            keywords["low"], keywords["high"] = self._range(inputs.get("y_zero_point", ""), keywords)
+        context = {"opset": self.opset, "outputs": len(node.output)}
+        return {**{name: value for name, value in context.items() if entry.names(name)}, **keywords}
+
+    def _range(self, zero_point: str, keywords: dict[str, Any]) -> tuple[int, int]:
+        """Return the range of the zero point's type, else of the type that the node names, else of uint8."""
+        kind = self.types.get(zero_point) or keywords.get("output_dtype") or 2
+        if kind not in quantized.RANGES:
+            raise NotImplementedError(f"quantisation to ONNX's element type {kind}")
+        return quantized.RANGES[kind]
+
+    def _store(self, name: str, tensor: TensorProto) -> None:
+        self.constants[name] = _constant_tensor(tensor_array(tensor), name)
+        self.types[name] = tensor.data_type
+
+    def _alias(self, name: str, original: str) -> None:
+        if original in self.nodes:
+            self.nodes[name] = self.nodes[original]
+        elif original in self.constants:
+            self.constants[name], self.types[name] = self.constants[original], self.types.get(original, 0)
+
+    def _add_constant(self, node: NodeProto) -> None:
+        attribute = node.attribute[0]
+        if attribute.name == "value":
+            self._store(node.output[0], attribute.t)
+        elif attribute.name in ("value_float", "value_floats", "value_int", "value_ints"):
+            whole = torch.int64 if "int" in attribute.name else torch.float32
+            self.constants[node.output[0]] = torch.tensor(_attribute(attribute), dtype=whole)
+        else:
+            raise NotImplementedError(f"attribute {attribute.name!r}")
+
+
+def _constant_tensor(array: Any, name: str) -> Tensor:
+    """Turn a stored array into float32, or int32, int64 and bool where it holds shapes, indices or conditions."""
+    if array.dtype.kind in "OSU":
+        raise ModelError(f"tensor {name!r} holds text, which is not covered")
+    if array.dtype.name in ("int32", "int64", "bool"):
+        return torch.from_numpy(array.copy())
+    wide = array.astype("int64" if array.dtype.name in ("uint32", "uint64") else "float32")
+    if np.isnan(wide).any():
+        raise ModelError(f"tensor {name!r} holds NaN; train and export the model again")
+    return torch.from_numpy(wide)
+
+
+def _attribute(attribute: AttributeProto) -> Any:
+    """Return an attribute as Python numbers, text or tuples."""
+    from onnx import helper
+
+    value = helper.get_attribute_value(attribute)
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(value)
+    if hasattr(value, "dims"):
+        return tensor_array(value).reshape(()).item()  # only ConstantOfShape has one
+    return value
