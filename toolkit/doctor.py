@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from toolkit.data.roots import data_root
+from toolkit.data.source import data_folders
 from toolkit.environment import describe_environment, package_version, processor_name, usable_cores
 
 
@@ -98,8 +98,8 @@ def _pycuda() -> str:
 
 
 def _data() -> str:
-    root = data_root()
-    found = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    folders = [folder for folder in data_folders() if folder.is_dir()]
+    found = [f"{path.name} (in {folder})" for folder in folders for path in sorted(folder.iterdir()) if path.is_dir()]
     if not found:
-        raise FileNotFoundError(f"only the embedded digits; nothing in {root}")
-    return f"digits (embedded); in {root}: {', '.join(found)}"
+        raise FileNotFoundError("only the embedded digits")
+    return f"digits (embedded), {', '.join(found)}"

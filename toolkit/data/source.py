@@ -41,6 +41,13 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "edgeproof"
 
 
+def data_folders() -> list[Path]:
+    """Return the folders in which data sets are looked for, first one first; they need not exist."""
+    chosen = os.environ.get("EDGEPROOF_DATA")
+    shared = Path(__file__).resolve().parents[3] / "shared" / "data"
+    return [*([Path(chosen)] if chosen else []), shared, cache_folder()]
+
+
 def find_dataset(name: str, *, complete: Callable[[Path], bool], remote: Sequence[RemoteFile]) -> Path:
     """Return the folder that holds a data set, downloading it into the cache when it is nowhere.
 
@@ -59,8 +66,7 @@ def find_dataset(name: str, *, complete: Callable[[Path], bool], remote: Sequenc
     if chosen and (Path(chosen) / name).is_dir() and not complete(Path(chosen) / name):
         wanted = ", ".join(file.name for file in remote)
         raise DataError(f"{Path(chosen) / name} does not hold all of {name}; expected {wanted}")
-    shared = Path(__file__).resolve().parents[3] / "shared" / "data"
-    for root in ([Path(chosen)] if chosen else []) + [shared, cache_folder()]:
+    for root in data_folders():
         if complete(root / name):
             return root / name
     for file in remote:
