@@ -46,10 +46,13 @@ def print_diagnosis(findings: list[Finding]) -> None:
     """Print the findings as a table on stdout."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table("", "here", "detail", "what would mend it", show_edge=False)
     for finding in findings:
-        table.add_row(finding.name, "yes" if finding.ok else "no", finding.detail, "" if finding.ok else finding.fix)
+        fix = "" if finding.ok else finding.fix
+        # Text, not str: rich would take the [extra] of a pip command for its own markup.
+        table.add_row(finding.name, "yes" if finding.ok else "no", Text(finding.detail), Text(fix))
     Console().print(table)
 
 
