@@ -149,6 +149,7 @@ class EvalConfig(Strict):
 
     engines: tuple[str, ...] = Field((), description="[NAME=][BACKEND:]PATH each; a run folder gives all its graphs")
     sets: tuple[str, ...] = Field((), description="attack runs")
+    data: str | None = Field(None, description="data set whose test images are the clean ones, where no attack run is given")
     reference: str | None = Field(None, description="engine that the others are compared with (default: the first)")
     batch_size: int = Field(256, ge=1, description="images a call")
     threads: int | None = Field(None, ge=1, description="engine threads (default: all cores)")

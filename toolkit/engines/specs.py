@@ -71,12 +71,17 @@ def read_specs(texts: Sequence[str]) -> tuple[EngineSpec, ...]:
         RunError: For an unfinished run, or a file whose hash has changed.
     """
     found = [spec for text in texts for spec in _expand(_split(text))]
-    named: list[EngineSpec] = []
-    for spec in found:
-        taken = {other.name for other in named}
-        names = (spec.name, *(f"{spec.name}-{count}" for count in range(2, len(found) + 2)))
-        named.append(replace(spec, name=next(name for name in names if name not in taken)))
-    return tuple(named)
+    names = distinct_names([spec.name for spec in found])
+    return tuple(replace(spec, name=name) for spec, name in zip(found, names, strict=True))
+
+
+def distinct_names(names: Sequence[str], *, taken: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the names with `-2`, `-3` behind those that come again or are taken already."""
+    chosen: list[str] = []
+    for name in names:
+        candidates = (name, *(f"{name}-{count}" for count in range(2, len(names) + len(taken) + 2)))
+        chosen.append(next(word for word in candidates if word not in chosen and word not in taken))
+    return tuple(chosen)
 
 
 def _split(text: str) -> _Parts:

@@ -5,6 +5,8 @@ Beside it stands `samples.npz`, the same run image by image (N images, the same 
     labels (N,) int64                 true classes
     clean_hash (N,) uint64            first 8 bytes, little-endian, of the SHA-256 of the clean image's float32 bytes
     pred/<engine>--<set> (N,) int64   predicted classes, one array a cell
+    source/<set> (N,) int64           the source model's classes on that set, where the attack run recorded them
+    source_clean/<set> (N,) int64     the same on the clean images
     gallery_index (G,) int64          rows of the arrays above that the report shows
     gallery_clean (G, C, H, W)        the clean images, uint8 or float32 in [0, 1]
     gallery/<set> (G, C, H, W)        the same images as that adversarial set has them

@@ -1,0 +1,179 @@
+"""Engines x sets: run every engine on every set, save the logits, and compute everything else from what was saved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from toolkit import __version__
+from toolkit.config import EvalConfig
+from toolkit.data.arrays import write_npz
+from toolkit.data.base import LabelledImages
+from toolkit.engines.base import Engine, predict_all
+from toolkit.engines.specs import EngineSpec, read_specs
+from toolkit.environment import describe_environment
+from toolkit.errors import ConfigError, DataError, nearest
+from toolkit.evaluation.gates import Gate, bind_gates, parse_gates
+from toolkit.evaluation.inputs import EvalInputs, load_inputs
+from toolkit.evaluation.latency import Timing, measure_throughput
+from toolkit.evaluation.logits import load_saved_logits, logits_key, logits_name, save_logits
+from toolkit.evaluation.metrics import predictions
+from toolkit.evaluation.results import EngineRecord, Results, SetRecord
+from toolkit.evaluation.samples import sample_arrays
+from toolkit.evaluation.scoring import Predictions
+from toolkit.evaluation.summary import AllLogits, complete
+from toolkit.progress import progress
+from toolkit.runs import Run, write_json, write_text
+from toolkit.types import Logits
+
+
+def evaluate(config: EvalConfig, out: Run) -> Results:
+    """Measure engines on clean images and adversarial sets; write `results.json`, `samples.npz` and the logits.
+
+    Logits that an interrupted run of the same configuration has saved are used again. The run is left unfinished, so
+    that the reports can be written into it.
+
+    Raises:
+        ConfigError: For an unknown engine, metric, class or set, before anything runs.
+        DataError: When the sets were not made from the same images, or an engine takes others.
+        ToolkitError: As opening runs and engines raises.
+    """
+    gates = parse_gates(config.fail_under, config.max_drop)
+    specs = read_specs(config.engines)
+    if not specs:
+        raise ConfigError(
+            "no engine to evaluate: give graphs, checkpoints or run folders with --engine [NAME=][BACKEND:]PATH"
+        )
+    reference = _reference(config.reference, [spec.name for spec in specs])
+    inputs = load_inputs(config.sets, data=config.data)
+    with ExitStack() as stack:
+        engines = {
+            spec.name: stack.enter_context(spec.open(device=config.device, threads=config.threads)) for spec in specs
+        }
+        for name, engine in engines.items():
+            _check_fit(name, engine, inputs.clean)
+        sets = inputs.records()
+        gates = _bind(gates, engines, reference, sets, inputs.clean.classes)
+        logits = _run_all(engines, inputs, sets, config=config, folder=out.path)
+        timings = _timings(engines, inputs.clean, config)
+        records = tuple(_engine_record(spec, engines[spec.name], timings.get(spec.name)) for spec in specs)
+    write_json(out.path / "throughput.json", {name: vars(timing) for name, timing in timings.items()})
+    about = _describe(inputs.clean, reference=reference, engines=records, sets=sets)
+    predicted = _predictions(logits, inputs)
+    results = complete(about, logits, predicted, gates)
+    write_npz(out.path / "samples.npz", sample_arrays(results, predicted, inputs, shown=config.gallery))
+    write_text(out.path / "results.json", results.model_dump_json(indent=1) + "\n")
+    return results
+
+
+def _reference(asked: str | None, names: Sequence[str]) -> str:
+    if asked is not None and asked not in names:
+        raise ConfigError(f"unknown reference engine {asked!r}{nearest(asked, names)}; known: {', '.join(names)}")
+    return asked or names[0]
+
+
+def _check_fit(name: str, engine: Engine, clean: LabelledImages) -> None:
+    """Refuse an engine for other images or classes than these."""
+    info = engine.info
+    if info.input_shape != clean.input_shape:
+        raise DataError(
+            f"{name} takes images of shape {info.input_shape}; those of {clean.name} are {clean.input_shape}"
+        )
+    if info.num_classes != clean.num_classes:
+        raise DataError(f"{name} has {info.num_classes} classes; {clean.name} has {clean.num_classes}")
+    if info.classes and info.classes != clean.classes:
+        raise DataError(
+            f"{name} was built for the classes {', '.join(info.classes[:4])}, ... and {clean.name} has "
+            f"{', '.join(clean.classes[:4])}, ...; expected the same names in the same order"
+        )
+
+
+def _bind(
+    gates: Sequence[Gate],
+    engines: Mapping[str, Engine],
+    reference: str,
+    sets: Sequence[SetRecord],
+    classes: Sequence[str],
+) -> tuple[Gate, ...]:
+    precisions = {name: engine.info.precision for name, engine in engines.items()}
+    return bind_gates(gates, engines=precisions, reference=reference, sets=sets, classes=classes)
+
+
+def _run_all(
+    engines: Mapping[str, Engine], inputs: EvalInputs, sets: Sequence[SetRecord], *, config: EvalConfig, folder: Path
+) -> dict[tuple[str, str], Logits]:
+    images, found = inputs.images(), {}
+    with progress("evaluate", len(engines) * len(sets) * len(inputs.clean)) as advance:
+        for (name, engine), set_ in product(engines.items(), sets):
+            file = logits_name(name, set_.name)
+            key = logits_key(engine.info, images=set_.sha256, batch_size=config.batch_size)
+            logits = load_saved_logits(folder, file, key=key)
+            if logits is None:
+                step = partial(advance, note=f"{name} on {set_.name}")
+                logits = predict_all(engine, images[set_.name], batch_size=config.batch_size, advance=step)
+                save_logits(folder, file, logits, key=key)
+            else:
+                advance(len(logits), note="saved earlier")
+            found[name, set_.name] = logits
+    return found
+
+
+def _timings(engines: Mapping[str, Engine], clean: LabelledImages, config: EvalConfig) -> dict[str, Timing]:
+    return measure_throughput(engines, clean.images, batch_size=config.batch_size) if config.throughput else {}
+
+
+def _engine_record(spec: EngineSpec, engine: Engine, timing: Timing | None) -> EngineRecord:
+    info = engine.info
+    return EngineRecord(
+        name=spec.name,
+        backend=info.backend,
+        precision=info.precision,
+        device=info.device,
+        provider=info.provider,
+        path=str(spec.path),
+        sha256=info.sha256,
+        size=spec.path.stat().st_size,
+        versions=dict(info.versions),
+        note=info.note,
+        options=dict(info.options),
+        throughput=timing.record() if timing else None,
+    )
+
+
+def _predictions(logits: AllLogits, inputs: EvalInputs) -> Predictions:
+    return Predictions(
+        labels=inputs.clean.labels,
+        cells={cell: predictions(values) for cell, values in logits.items()},
+        source=inputs.source_predictions(),
+    )
+
+
+def _describe(
+    clean: LabelledImages, *, reference: str, engines: tuple[EngineRecord, ...], sets: tuple[SetRecord, ...]
+) -> Results:
+    """Return the results without what is computed from logits."""
+    counts = np.bincount(clean.labels, minlength=clean.num_classes)
+    data = {
+        "name": clean.name,
+        "split": clean.split,
+        "count": len(clean),
+        "input_shape": list(clean.input_shape),
+        "class_counts": counts.tolist(),
+    }
+    return Results(
+        tool={"name": "edgeproof", "version": __version__},
+        data=data,
+        classes=clean.classes,
+        reference=reference,
+        engines=engines,
+        sets=sets,
+        cells=(),
+        gates=(),
+        warnings=(),
+        environment=describe_environment(),
+    )

@@ -1,0 +1,220 @@
+"""Limits that decide the exit status: `--fail-under [ENGINE:]METRIC[SET]@CLASS=VALUE` and `--max-drop` likewise.
+
+ENGINE is a name or a precision; without it every engine is meant. SET, in brackets, is the name of an adversarial set or
+its attack; without it the worst over all adversarial sets but the noise control counts. CLASS is a name or a number.
+Gates are read before anything runs: a misspelt one costs no hour of measuring.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from toolkit.config import parse_number
+from toolkit.errors import ConfigError, nearest
+from toolkit.evaluation.results import CellRecord, GateRecord, RateRecord, SetRecord
+
+Kind = Literal["fail-under", "max-drop"]
+
+#: Metric to what it means.
+METRICS: Mapping[str, str] = {
+    "clean_accuracy": "accuracy on the clean images",
+    "robust_accuracy": "accuracy on an adversarial set",
+    "worst_class_clean_accuracy": "clean accuracy of the class where it is lowest",
+    "worst_class_robust_accuracy": "robust accuracy of the class where it is lowest",
+    "agreement": "share of clean images with the reference engine's class",
+    "robust_agreement": "share of adversarial images with the reference engine's class",
+}
+_FORM = re.compile(
+    r"(?:(?P<engine>[^:=@\[\]]+):)?(?P<metric>[A-Za-z_]+)(?:\[(?P<set>[^\]]+)\])?(?:@(?P<label>[^=]+))?=(?P<limit>.+)"
+)
+_ROUNDING = 1e-9  # 0.97 - 0.96 is 0.010000000000000009: a drop of 0.01 all the same
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One limit, as written and, once bound, with what it applies to."""
+
+    text: str
+    kind: Kind
+    metric: str
+    limit: float
+    engine: str | None = None
+    set: str | None = None
+    label: str | None = None
+    engines: tuple[str, ...] = ()
+    sets: tuple[str, ...] = ()
+    class_index: int | None = None
+
+
+def parse_gates(fail_under: Sequence[str], max_drop: Sequence[str]) -> tuple[Gate, ...]:
+    """Read the texts of gates.
+
+    Raises:
+        ConfigError: For another form, an unknown metric or a value that is no fraction.
+    """
+    return (*(_parse(text, "fail-under") for text in fail_under), *(_parse(text, "max-drop") for text in max_drop))
+
+
+def bind_gates(
+    gates: Sequence[Gate],
+    *,
+    engines: Mapping[str, str],
+    reference: str,
+    sets: Sequence[SetRecord],
+    classes: Sequence[str],
+) -> tuple[Gate, ...]:
+    """Find the engines, sets and class that gates name.
+
+    Args:
+        gates: As `parse_gates` reads them.
+        engines: Name to precision.
+        reference: The engine that drops and agreement are counted from; it is left out of those.
+        sets: The clean set and the adversarial ones.
+        classes: The class names.
+
+    Raises:
+        ConfigError: For a name that is not there; the nearest one is offered.
+    """
+    return tuple(
+        replace(
+            gate,
+            engines=_engines(gate, engines, reference),
+            sets=_sets(gate, sets),
+            class_index=_class_index(gate, classes),
+        )
+        for gate in gates
+    )
+
+
+def judge(gates: Sequence[Gate], cells: Sequence[CellRecord], *, reference: str) -> tuple[GateRecord, ...]:
+    """Measure bound gates, one record for each engine that a gate applies to."""
+    found = {(cell.engine, cell.set): cell for cell in cells}
+    return tuple(_judge(gate, engine, found, reference) for gate in gates for engine in gate.engines)
+
+
+def _parse(text: str, kind: Kind) -> Gate:
+    match = _FORM.fullmatch(text.strip())
+    if not match:
+        raise ConfigError(
+            f"--{kind} {text!r} is not understood; expected [ENGINE:]METRIC[[SET]][@CLASS]=VALUE, such as robust_accuracy=0.4"
+        )
+    part = match.groupdict()
+    metric = part["metric"]
+    if metric not in METRICS:
+        raise ConfigError(
+            f"--{kind} {text!r}: unknown metric {metric!r}{nearest(metric, METRICS)}; known: {', '.join(METRICS)}"
+        )
+    if kind == "max-drop" and metric.endswith("agreement"):
+        raise ConfigError(f"--max-drop {text!r}: agreement is already relative to the reference; use --fail-under")
+    if part["label"] and metric not in ("clean_accuracy", "robust_accuracy"):
+        raise ConfigError(f"--{kind} {text!r}: {metric} has no value a class; use clean_accuracy or robust_accuracy")
+    if part["set"] and "robust" not in metric:
+        raise ConfigError(f"--{kind} {text!r}: {metric} is measured on the clean images; leave out [{part['set']}]")
+    limit = parse_number(part["limit"])
+    if not 0 <= limit <= 1:
+        hint = f"; did you mean {limit / 100:g}?" if 1 < limit <= 100 else ""
+        raise ConfigError(f"--{kind} {text!r}: {limit:g} is no fraction; expected a value from 0 to 1{hint}")
+    return Gate(f"{kind} {text.strip()}", kind, metric, limit, part["engine"], part["set"], part["label"])
+
+
+def _engines(gate: Gate, engines: Mapping[str, str], reference: str) -> tuple[str, ...]:
+    relative = gate.kind == "max-drop" or gate.metric.endswith("agreement")
+    named = [name for name, precision in engines.items() if gate.engine in (None, name, precision)]
+    if not named and gate.engine:
+        known = {**engines, **dict.fromkeys(engines.values(), "")}
+        raise ConfigError(
+            f"--{gate.text}: unknown engine {gate.engine!r}{nearest(gate.engine, known)}; known: {', '.join(known)}"
+        )
+    chosen = tuple(name for name in named if not (relative and name == reference))
+    if not chosen:
+        raise ConfigError(f"--{gate.text}: would compare the reference {reference!r} with itself; name another engine")
+    return chosen
+
+
+def _sets(gate: Gate, sets: Sequence[SetRecord]) -> tuple[str, ...]:
+    if "robust" not in gate.metric:
+        return ("clean",)
+    adversarial = [set_ for set_ in sets if set_.kind == "adversarial"]
+    if gate.set is None:
+        chosen = [set_.name for set_ in adversarial if set_.attack != "noise"]
+        if not chosen:
+            raise ConfigError(
+                f"--{gate.text}: no adversarial set is given (noise does not count); add --adversaries RUN"
+            )
+        return tuple(chosen)
+    chosen = [set_.name for set_ in adversarial if gate.set in (set_.name, set_.attack)]
+    if not chosen:
+        known = [set_.name for set_ in adversarial]
+        raise ConfigError(
+            f"--{gate.text}: unknown set {gate.set!r}{nearest(gate.set, known)}; known: {', '.join(known)}"
+        )
+    return tuple(chosen)
+
+
+def _class_index(gate: Gate, classes: Sequence[str]) -> int | None:
+    if gate.label is None:
+        return None
+    if gate.label in classes:
+        return list(classes).index(gate.label)
+    if gate.label.isdigit() and int(gate.label) < len(classes):
+        return int(gate.label)
+    raise ConfigError(
+        f"--{gate.text}: unknown class {gate.label!r}{nearest(gate.label, classes)}; known: {', '.join(classes)}"
+    )
+
+
+def _judge(gate: Gate, engine: str, found: Mapping[tuple[str, str], CellRecord], reference: str) -> GateRecord:
+    """Measure on the set where it is worst: the lowest value, or the largest drop."""
+    values = {set_: _measure(gate, engine, set_, found, reference) for set_ in gate.sets}
+    undefined = [set_ for set_, value in values.items() if value is None]
+    known = [(value, set_) for set_, value in values.items() if value is not None]
+    if undefined:
+        measured, set_ = None, undefined[0]
+    else:
+        measured, set_ = max(known) if gate.kind == "max-drop" else min(known)
+    return _record(gate, engine, set_, measured, _rate(gate, found[engine, set_]))
+
+
+def _measure(
+    gate: Gate, engine: str, set_: str, found: Mapping[tuple[str, str], CellRecord], reference: str
+) -> float | None:
+    mine, theirs = _rate(gate, found[engine, set_]), _rate(gate, found[reference, set_])
+    value = mine.value if mine else None
+    if gate.kind == "fail-under" or value is None:
+        return value
+    return theirs.value - value if theirs and theirs.value is not None else None
+
+
+def _rate(gate: Gate, cell: CellRecord) -> RateRecord | None:
+    if gate.metric.endswith("agreement"):
+        return cell.agreement
+    if gate.metric.startswith("worst_class"):
+        return None if cell.worst_class is None else cell.per_class[cell.worst_class].accuracy
+    return cell.accuracy if gate.class_index is None else cell.per_class[gate.class_index].accuracy
+
+
+def _record(gate: Gate, engine: str, set_: str, measured: float | None, rate: RateRecord | None) -> GateRecord:
+    count = rate.total if rate else 0
+    if measured is None:
+        passed, said = False, "cannot be measured: there are no such images"
+    elif gate.kind == "max-drop":
+        passed = measured <= gate.limit + _ROUNDING
+        said = f"drops by {measured:.4f}, limit {gate.limit:g}, n = {count}"
+    else:
+        passed = measured >= gate.limit - _ROUNDING
+        interval = f" [{rate.low:.4f}, {rate.high:.4f}]" if rate and rate.low is not None else ""
+        said = f"is {measured:.4f}{interval}, limit {gate.limit:g}, n = {count}"
+    return GateRecord(
+        text=gate.text,
+        metric=gate.metric,
+        engine=engine,
+        set=set_,
+        measured=measured,
+        limit=gate.limit,
+        count=count,
+        passed=passed,
+        message=f"{gate.metric}{f' of {gate.label}' if gate.label else ''} of {engine} on {set_!r} {said}",
+    )

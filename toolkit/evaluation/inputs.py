@@ -1,0 +1,132 @@
+"""What an evaluation measures on: adversarial sets that share one set of clean images."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from toolkit.data.arrays import to_storage
+from toolkit.data.base import AdversarialSet, LabelledImages, load_adversarial_set, load_dataset
+from toolkit.engines.specs import distinct_names
+from toolkit.errors import ConfigError, DataError
+from toolkit.evaluation.metrics import predictions
+from toolkit.evaluation.results import SetRecord
+from toolkit.evaluation.scoring import CLEAN
+from toolkit.runs import Run
+from toolkit.types import Array, Images, Labels
+
+
+@dataclass(frozen=True)
+class EvalInputs:
+    """Clean images and the adversarial sets made from them, under distinct names."""
+
+    clean: LabelledImages
+    sets: tuple[AdversarialSet, ...]
+
+    def images(self) -> dict[str, Images]:
+        """Return the images of every set by its name, the clean ones first."""
+        return {CLEAN: self.clean.images, **{set_.name: set_.images for set_ in self.sets}}
+
+    def records(self) -> tuple[SetRecord, ...]:
+        """Describe the clean set and the adversarial ones."""
+        return (_clean_record(self.clean), *(_set_record(set_) for set_ in self.sets))
+
+    def source_predictions(self) -> dict[str, tuple[Labels, Labels]]:
+        """Return the source model's predictions on clean and attacked images, for the sets that carry its logits."""
+        return {
+            set_.name: (predictions(set_.source_clean_logits), predictions(set_.source_logits))
+            for set_ in self.sets
+            if set_.source_logits is not None and set_.source_clean_logits is not None
+        }
+
+
+def load_inputs(runs: Sequence[str], *, data: str | None) -> EvalInputs:
+    """Open attack runs, or a data set's test images when there are none.
+
+    Args:
+        runs: Attack runs.
+        data: A data set, used when no run is given.
+
+    Raises:
+        ConfigError: When there is neither.
+        DataError: When the sets were not made from the same clean images.
+        RunError: For an unfinished or changed run.
+    """
+    if not runs:
+        if data is None:
+            raise ConfigError(
+                "nothing to evaluate on: give attack runs with --adversaries RUN, or clean images with --data NAME"
+            )
+        return EvalInputs(load_dataset(data).test, ())
+    found = [load_adversarial_set(Run.open(run, kind="attack")) for run in runs]
+    clean = found[0].clean
+    for run, set_ in zip(runs[1:], found[1:], strict=True):
+        if hash_labelled(set_.clean) != hash_labelled(clean):
+            raise DataError(
+                f"{run} was made from other clean images than {runs[0]} ({len(set_.clean)} and {len(clean)} images of "
+                f"{set_.clean.name}/{set_.clean.split} and {clean.name}/{clean.split}; their SHA-256 differ); "
+                f"attack the same split with the same limit, or evaluate them apart"
+            )
+    names = distinct_names([set_.name for set_ in found], taken=(CLEAN,))
+    sets = tuple(replace(set_, name=name, clean=clean) for set_, name in zip(found, names, strict=True))
+    return EvalInputs(clean, sets)
+
+
+def hash_images(images: Images) -> str:
+    """Return the SHA-256 of images: their shape and their float32 bytes."""
+    digest = hashlib.sha256(repr(images.shape).encode())
+    digest.update(np.ascontiguousarray(images).data)
+    return digest.hexdigest()
+
+
+def hash_labelled(data: LabelledImages) -> str:
+    """Return the SHA-256 of images with their labels and class names."""
+    digest = hashlib.sha256(hash_images(data.images).encode())
+    digest.update(np.ascontiguousarray(data.labels).data)
+    digest.update(repr(data.classes).encode())
+    return digest.hexdigest()
+
+
+def hash_each(images: Images) -> Array:
+    """Return (N,) uint64: the first 8 bytes, little-endian, of the SHA-256 of each image's float32 bytes."""
+    digests = b"".join(hashlib.sha256(np.ascontiguousarray(image).data).digest()[:8] for image in images)
+    return np.frombuffer(digests, "<u8").astype(np.uint64)
+
+
+def _clean_record(clean: LabelledImages) -> SetRecord:
+    return SetRecord(
+        name=CLEAN,
+        kind="clean",
+        attack=None,
+        norm=None,
+        eps=None,
+        pixels=_pixels(clean.images),
+        params={},
+        source="",
+        count=len(clean),
+        sha256=hash_images(clean.images),
+        indicators={},
+    )
+
+
+def _set_record(set_: AdversarialSet) -> SetRecord:
+    return SetRecord(
+        name=set_.name,
+        kind="adversarial",
+        attack=set_.attack,
+        norm=set_.norm,
+        eps=set_.eps,
+        pixels=set_.pixels,
+        params=dict(set_.params),
+        source=set_.source,
+        count=len(set_.images),
+        sha256=hash_images(set_.images),
+        indicators=dict(set_.indicators),
+    )
+
+
+def _pixels(images: Images) -> str:
+    return "uint8" if to_storage(images).dtype == np.uint8 else "float"

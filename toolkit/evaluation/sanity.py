@@ -1,0 +1,139 @@
+"""Warnings: results that are probably not what they look like. Each is a sentence with the numbers that raise it.
+
+After Carlini et al., 2019 (arXiv:1902.06705) and the flags of AutoAttack. Only files are read: what needs gradients is measured by
+the attack stage and comes with the set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from toolkit.evaluation.results import CellRecord, SetRecord
+from toolkit.types import Logits
+
+_FEW = 100  # images under which an interval is wider than +-10 points at 50 %
+_FEW_A_CLASS = 10
+_MASKED = 0.05  # share of images without a gradient that a healthy network stays under
+
+
+def check_logits(engine: str, set_: str, logits: Logits) -> Iterator[str]:
+    """Warn of what an engine's raw outputs show: NaN, or probabilities where logits belong."""
+    broken = int(np.count_nonzero(~np.isfinite(logits).all(axis=1)))
+    if broken:
+        yield (
+            f"{engine} gave NaN or infinite logits on {broken} of {len(logits)} images of {set_!r}; an image with NaN counts as wrong"
+        )
+    elif len(logits) and logits.min() >= 0 and np.allclose(logits.sum(axis=1), 1, atol=1e-3):
+        yield (
+            f"{engine} gives probabilities on {set_!r}, not logits: its classes are right, but attacks on it would see "
+            f"vanishing gradients; export it without the softmax"
+        )
+
+
+def check_results(cells: Sequence[CellRecord], *, engines: Sequence[str], sets: Sequence[SetRecord]) -> Iterator[str]:
+    """Warn of what accuracies and sets show.
+
+    Args:
+        cells: Every engine on every set.
+        engines: The engines' names.
+        sets: The clean set and the adversarial ones.
+    """
+    found = {(cell.engine, cell.set): cell for cell in cells}
+    attacks = [set_ for set_ in sets if set_.kind == "adversarial" and set_.attack != "noise"]
+    noises = [set_ for set_ in sets if set_.kind == "adversarial" and set_.attack == "noise"]
+    yield from _small(cells[0])
+    for engine in engines:
+        yield from _chance(found[engine, "clean"])
+    for attack in attacks:
+        yield from _budget(attack)
+        yield from _gradients(attack)
+        for noise in noises:
+            if attack.norm == noise.norm and (noise.eps or 0) <= (attack.eps or 0):
+                yield from _noise(attack.name, noise.name, found, engines)
+    for small, large in _neighbours(attacks):
+        yield from _order(small.name, large.name, found, engines)
+
+
+def _small(cell: CellRecord) -> Iterator[str]:
+    total = cell.accuracy.total
+    if total < _FEW:
+        yield f"only {total} images: the intervals are wide; use at least {_FEW}, better 1000"
+    few = [record for record in cell.per_class if record.accuracy.total < _FEW_A_CLASS]
+    if few and total >= _FEW:
+        names = ", ".join(f"{record.name} ({record.accuracy.total})" for record in few[:5])
+        yield f"{len(few)} of {len(cell.per_class)} classes have fewer than {_FEW_A_CLASS} images: {names}{', ...' if len(few) > 5 else ''}"
+
+
+def _chance(cell: CellRecord) -> Iterator[str]:
+    chance = 1 / len(cell.per_class)
+    if cell.accuracy.total and cell.accuracy.low is not None and cell.accuracy.low <= chance:
+        yield (
+            f"{cell.engine} is right on {cell.accuracy.hits} of {cell.accuracy.total} clean images, no better than chance "
+            f"({chance:.0%}): check its class order and that it takes images in [0, 1]"
+        )
+
+
+def _budget(attack: SetRecord) -> Iterator[str]:
+    used = attack.indicators.get("budget_used", 1.0)
+    if used < 0.5:
+        yield f"{attack.name!r} uses {used:.0%} of its budget on average: the attack is weaker than its eps says"
+
+
+def _gradients(attack: SetRecord) -> Iterator[str]:
+    """Warn of gradients that the attack stage found missing (Athalye et al., 2018, arXiv:1802.00420)."""
+    meaning = {
+        "zero_gradients": "the source's gradient is exactly zero",
+        "non_finite_gradients": "the source's gradient or loss is not finite",
+        "saturated_loss": "the source's loss has no precision left",
+    }
+    for name, said in meaning.items():
+        share = attack.indicators.get(name, 0.0)
+        if share > _MASKED:
+            yield f"{attack.name!r}: {said} on {share:.0%} of the clean images: gradients may hide weaknesses; add an attack without them"
+
+
+def _noise(
+    attack: str, noise: str, found: Mapping[tuple[str, str], CellRecord], engines: Sequence[str]
+) -> Iterator[str]:
+    hits = {engine: (found[engine, noise].accuracy.hits, found[engine, attack].accuracy.hits) for engine in engines}
+    hurt = [
+        engine for engine, (control, left) in hits.items() if control <= left < found[engine, "clean"].accuracy.hits
+    ]
+    if hurt:
+        control, left = hits[hurt[0]]
+        yield (
+            f"the control {noise!r} leaves {control} images right on {hurt[0]}{_more(hurt)}, {attack!r} leaves {left}: "
+            f"the attack does no more than chance"
+        )
+
+
+def _neighbours(attacks: Sequence[SetRecord]) -> Iterator[tuple[SetRecord, SetRecord]]:
+    """Pair the sets that differ in their budget alone, each with the next larger one."""
+    series: dict[str, list[SetRecord]] = {}
+    for set_ in attacks:
+        series.setdefault(f"{set_.attack} {set_.norm} {set_.source}", []).append(set_)
+    for members in series.values():
+        for small, large in pairwise(sorted(members, key=lambda set_: set_.eps or 0)):
+            if small.eps != large.eps:
+                yield small, large
+
+
+def _order(
+    small: str, large: str, found: Mapping[tuple[str, str], CellRecord], engines: Sequence[str]
+) -> Iterator[str]:
+    hits = {engine: (found[engine, small].accuracy, found[engine, large].accuracy) for engine in engines}
+    # By more than a point: a one-step attack may overshoot a little at a large budget without anything being wrong.
+    odd = [engine for engine, (weak, strong) in hits.items() if strong.hits - weak.hits > 0.01 * strong.total]
+    if odd:
+        weak, strong = hits[odd[0]]
+        yield (
+            f"{large!r} leaves {strong.hits} images right on {odd[0]}{_more(odd)}, {small!r} only {weak.hits}: a larger "
+            f"budget should not be weaker; try more steps or restarts"
+        )
+
+
+def _more(engines: Sequence[str]) -> str:
+    return f" (and {len(engines) - 1} other engines likewise)" if len(engines) > 1 else ""

@@ -1,0 +1,77 @@
+"""From saved logits to `results.json`: everything here can be computed again from a run folder's files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from toolkit.data.arrays import read_npz
+from toolkit.errors import RunError
+from toolkit.evaluation.gates import Gate, bind_gates, judge, parse_gates
+from toolkit.evaluation.logits import logits_name
+from toolkit.evaluation.metrics import predictions
+from toolkit.evaluation.results import Results
+from toolkit.evaluation.sanity import check_logits, check_results
+from toolkit.evaluation.scoring import Predictions, score
+from toolkit.runs import Run
+from toolkit.types import Logits
+
+AllLogits = Mapping[tuple[str, str], Logits]
+
+
+def complete(about: Results, logits: AllLogits, predicted: Predictions, gates: Sequence[Gate]) -> Results:
+    """Fill in what is computed from logits: cells, gates and warnings."""
+    engines, sets = [engine.name for engine in about.engines], [set_.name for set_ in about.sets]
+    cells = score(predicted, engines=engines, sets=sets, reference=about.reference, classes=about.classes)
+    warnings = [text for (engine, set_), values in logits.items() for text in check_logits(engine, set_, values)]
+    warnings += check_results(cells, engines=engines, sets=about.sets)
+    judged = judge(gates, cells, reference=about.reference)
+    return about.model_copy(update={"cells": cells, "gates": judged, "warnings": tuple(warnings)})
+
+
+def recompute(run: Run) -> Results:
+    """Compute the results of an eval run again, from its saved logits and labels only.
+
+    Raises:
+        RunError: For a file that is missing or was changed.
+    """
+    about = Results.model_validate_json(run.file("results.json").read_bytes())
+    samples = read_npz(run.file("samples.npz"), required=("labels",))
+    logits = {
+        (engine.name, set_.name): _load(run.file(logits_name(engine.name, set_.name)))
+        for engine in about.engines
+        for set_ in about.sets
+    }
+    source = {
+        set_.name: (samples[f"source_clean/{set_.name}"], samples[f"source/{set_.name}"])
+        for set_ in about.sets
+        if f"source/{set_.name}" in samples
+    }
+    cells = {cell: predictions(values) for cell, values in logits.items()}
+    predicted = Predictions(labels=samples["labels"], cells=cells, source=source)
+    return complete(about, logits, predicted, _gates_of(about))
+
+
+def _gates_of(about: Results) -> tuple[Gate, ...]:
+    """Read the gates back from their records."""
+    texts: dict[str, list[str]] = {"fail-under": [], "max-drop": []}
+    for text in dict.fromkeys(gate.text for gate in about.gates):
+        kind, _, rest = text.partition(" ")
+        texts[kind].append(rest)
+    return bind_gates(
+        parse_gates(texts["fail-under"], texts["max-drop"]),
+        engines={engine.name: engine.precision for engine in about.engines},
+        reference=about.reference,
+        sets=about.sets,
+        classes=about.classes,
+    )
+
+
+def _load(path: Path) -> Logits:
+    try:
+        logits: Logits = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read as an array ({error}); evaluate again") from error
+    return logits
