@@ -160,7 +160,12 @@ def attack_command(entry: Entry) -> click.Command:
         ["--eps", "budgets"], multiple=True, help="budget in [0, 1] pixel units, such as 8/255; repeatable"
     )
     shared = config_options(AttackConfig, hidden=("attack", "eps", "params"))
-    params: list[click.Parameter] = [*plugin_options(entry, skip=("eps", "draws")), budget, *shared, *RUN_OPTIONS]
+    params: list[click.Parameter] = [
+        *plugin_options(entry, skip=("eps", "stop", "draws")),
+        budget,
+        *shared,
+        *RUN_OPTIONS,
+    ]
     return click.Command(entry.name, params=params, callback=craft, help=entry.help, short_help=entry.summary)
 
 

@@ -166,6 +166,7 @@ class AdversarialSet:
         params: The attack's parameters, defaults resolved.
         pixels: "float" or "uint8".
         indicators: What the attack stage measured on the way, for instance the share of zero gradients.
+        clipped: Whether the images stay in [0, 1]; False only where the attack reproduces a paper that did not clip.
     """
 
     name: str
@@ -180,9 +181,10 @@ class AdversarialSet:
     params: Mapping[str, Any] = field(default_factory=dict)
     pixels: str = "float"
     indicators: Mapping[str, float] = field(default_factory=dict)
+    clipped: bool = True
 
     def __post_init__(self) -> None:
-        check_images(self.images, what=self.name)
+        check_images(self.images if self.clipped else np.clip(self.images, 0, 1), what=self.name)
         if self.images.shape != self.clean.images.shape:
             raise DataError(
                 f"{self.name}: adversaries have shape {self.images.shape}, clean images {self.clean.images.shape}; expected equal"
@@ -323,10 +325,8 @@ def save_adversarial_set(run: Run, adversaries: AdversarialSet) -> None:
     clean = adversaries.clean
     logits = {} if adversaries.source_logits is None else {"logits": adversaries.source_logits}
     clean_logits = {} if adversaries.source_clean_logits is None else {"logits": adversaries.source_clean_logits}
-    write_npz(
-        run.path / "adversaries.npz",
-        {"x_adv": to_storage(adversaries.images), "y": clean.labels, "index": clean.index, **logits},
-    )
+    stored = to_storage(adversaries.images) if adversaries.clipped else adversaries.images
+    write_npz(run.path / "adversaries.npz", {"x_adv": stored, "y": clean.labels, "index": clean.index, **logits})
     write_npz(
         run.path / "clean.npz", {"x": to_storage(clean.images), "y": clean.labels, "index": clean.index, **clean_logits}
     )
@@ -334,6 +334,7 @@ def save_adversarial_set(run: Run, adversaries: AdversarialSet) -> None:
         "name": adversaries.name, "attack": adversaries.attack, "norm": adversaries.norm, "eps": adversaries.eps,
         "source": adversaries.source, "params": dict(adversaries.params), "pixels": adversaries.pixels,
         "indicators": dict(adversaries.indicators), "classes": list(clean.classes), "data": clean.name, "split": clean.split,
+        "clipped": adversaries.clipped,
     }  # fmt: skip
     with atomic(run.path / "set.json") as temporary:
         temporary.write_text(json.dumps(about, indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -359,8 +360,9 @@ def load_adversarial_set(run: Run) -> AdversarialSet:
         name=about.pop("data"),
         split=about.pop("split"),
     )
+    images = to_float(attacked["x_adv"], what=f"{run.path}/adversaries.npz") if about["clipped"] else attacked["x_adv"]
     return AdversarialSet(
-        images=to_float(attacked["x_adv"], what=f"{run.path}/adversaries.npz"),
+        images=images,
         clean=clean,
         source_logits=attacked.get("logits"),
         source_clean_logits=original.get("logits"),

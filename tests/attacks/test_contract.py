@@ -1,0 +1,170 @@
+"""Every registered attack keeps its promises, and the check of them would notice if it did not."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import torch
+
+from tests.oracles import draws, images, small_network
+from toolkit.attacks.base import AttackSpec, check_contract, distance, find_attack
+from toolkit.attacks.choice import CALLERS, choose_attack
+from toolkit.errors import AttackContractError, ConfigError
+from toolkit.ops import LEVELS, to_grid
+from toolkit.registry import entries
+
+EPS = 8 / 255
+SPECS = [find_attack(name) for name in entries("attack")]
+ON_GRID = [spec for spec in SPECS if spec.box]
+RANDOM = [spec for spec in SPECS if spec.takes("draws")]
+Y = torch.arange(12) % 5
+
+#: Parameters that keep the long ones short; anything else runs with its defaults.
+SHORT = {"steps": 5, "queries": 20, "search_steps": 2}
+
+
+def names(specs: list[AttackSpec]) -> list[str]:
+    return [spec.name for spec in specs]
+
+
+def choose(spec: AttackSpec, *, eps: float = EPS, **options):  # type: ignore[no-untyped-def]
+    params = {name: value for name, value in SHORT.items() if spec.takes(name)}
+    return choose_attack(spec, eps=eps * (10 if spec.norm == "l2" else 1), params=params, **options)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=names(SPECS))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_attack_keeps_its_contract(spec: AttackSpec, dtype: torch.dtype) -> None:
+    network, x = small_network().to(dtype), images(12).to(dtype)
+    before = x.clone()
+    x_adv = choose(spec).run(network, x, Y, draws=draws(12))
+    assert torch.equal(x, before)
+    assert not x_adv.requires_grad
+    assert not torch.equal(x_adv, x)
+
+
+@pytest.mark.parametrize("spec", ON_GRID, ids=names(ON_GRID))
+def test_attack_keeps_to_the_8_bit_grid_inside_its_budget(spec: AttackSpec) -> None:
+    x = torch.round(images(12).float() * 255) / 255
+    attack = choose(spec, eps=8.4 / 255, pixels="uint8")
+    x_adv = attack.run(small_network().float(), x, Y, draws=draws(12))
+    levels = torch.round(x_adv * 255)
+    assert torch.equal(levels / 255, x_adv)
+    assert float(distance(x, x_adv, norm=spec.norm).max()) <= attack.radius + 1e-7
+    if spec.norm == "linf":
+        assert int((levels - torch.round(x * 255)).abs().max()) <= int(attack.radius * 255)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=names(SPECS))
+def test_attack_gives_an_image_the_same_adversary_in_any_batch(spec: AttackSpec) -> None:
+    network, x, attack = small_network(), images(12), choose(spec)
+    whole = attack.run(network, x, Y, draws=draws(12))
+    some = torch.tensor([7, 2, 9])
+    part = attack.run(network, x[some], Y[some], draws=draws(12).take(some))
+    assert torch.allclose(part, whole[some], atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("spec", RANDOM, ids=names(RANDOM))
+def test_attack_repeats_itself_and_leaves_torchs_generator_alone(spec: AttackSpec) -> None:
+    network, x, attack = small_network(), images(12), choose(spec)
+    state = torch.random.get_rng_state()
+    once, again = (attack.run(network, x, Y, draws=draws(12)) for _ in range(2))
+    assert torch.equal(once, again)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=names(SPECS))
+def test_attack_takes_an_empty_batch_a_single_image_and_a_flat_loss(spec: AttackSpec) -> None:
+    attack, x = choose(spec), images(1).float()
+    network = small_network().float()
+    assert attack.run(network, x[:0], Y[:0], draws=draws(0)).shape == (0, 3, 8, 8)
+    assert attack.run(network, x, Y[:1], draws=draws(1)).shape == (1, 3, 8, 8)
+    assert torch.isfinite(attack.run(lambda x: network(x) * 0, x, Y[:1], draws=draws(1))).all()
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=names(SPECS))
+def test_attack_documents_every_parameter_and_orders_them_alike(spec: AttackSpec) -> None:
+    parameters = inspect.signature(spec.function).parameters
+    keywords = [name for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY]
+    assert list(parameters)[:3] == ["model", "x", "y"]
+    assert keywords[0] == "eps"
+    assert [name for name in keywords if name in CALLERS] == [name for name in CALLERS if name in keywords]
+    for name in parameters:
+        assert f"\n    {name}: " in inspect.cleandoc(spec.entry.help), name
+
+
+SPEC = find_attack("fgsm")
+
+
+def broken(x_adv: torch.Tensor, **options) -> None:  # type: ignore[no-untyped-def]
+    check_contract(SPEC, torch.full((2, 1, 2, 2), 0.5), x_adv, eps=EPS, **options)
+
+
+@pytest.mark.parametrize(
+    ("x_adv", "message"),
+    [
+        (torch.full((2, 1, 2, 3), 0.5), r"returned torch.float32 of shape \(2, 1, 2, 3\); expected"),
+        (
+            torch.full((2, 1, 2, 2), 0.5).double(),
+            r"returned torch.float64 of shape \(2, 1, 2, 2\); expected torch.float32",
+        ),
+        (torch.full((2, 1, 2, 2), float("nan")), "returned NaN or infinite pixels"),
+        (torch.full((2, 1, 2, 2), 1.01), r"left the pixel range: \[1.01, 1.01\]"),
+        (torch.full((2, 1, 2, 2), 0.54), r"left its budget: max \|x_adv - x\| = 0.0400000 > eps = 0.0313725"),
+    ],
+)
+def test_images_that_break_the_contract_are_refused(x_adv: torch.Tensor, message: str) -> None:
+    with pytest.raises(AttackContractError, match=message):
+        broken(x_adv)
+
+
+def test_float_rounding_is_no_breach_and_anything_more_is() -> None:
+    broken(torch.full((2, 1, 2, 2), 0.5 + EPS + 5e-7))
+    with pytest.raises(AttackContractError, match="left its budget"):
+        broken(torch.full((2, 1, 2, 2), 0.5 + EPS + 2e-6))
+
+
+def test_pixels_off_the_grid_are_refused() -> None:
+    with pytest.raises(AttackContractError, match="left the 8-bit grid"):
+        broken(torch.full((2, 1, 2, 2), 0.51), pixels="uint8")
+
+
+@pytest.mark.parametrize("eps", [1 / 255, 7.999 / 255, 8 / 255, 8.001 / 255, 0.05, 1.0])
+def test_rounding_to_the_grid_stays_inside_every_budget_from_every_level(eps: float) -> None:
+    x = (torch.arange(256) / LEVELS).view(1, 1, 16, 16)
+    for moved in (x + eps, x - eps, x + eps / 2):
+        rounded = to_grid(moved.clamp(0, 1), x, eps=eps)
+        levels = torch.round(rounded * LEVELS)
+        assert int((levels - torch.arange(256).view_as(levels)).abs().max()) <= int(eps * 255 + 1e-6)
+        check_contract(SPEC, x, rounded, eps=eps, pixels="uint8")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("pgd-linf", {"eps": 8}, r"eps = 8 is more than the whole pixel range.*did you mean 8/255\?"),
+        (
+            "pgd-linf",
+            {"params": {"step": 3}},
+            r"has no parameter 'step' \(did you mean 'steps'\?\); known: step_size, steps",
+        ),
+        ("pgd-linf", {"params": {"draws": 3}}, "has no parameter 'draws'"),
+        ("pgd-linf", {"params": {"steps": "many"}}, "steps = 'many' is not accepted; expected a whole number"),
+        ("pgd-linf", {"params": {"loss": "cw"}}, "loss = 'cw' is not known.*; expected ce, margin, dlr"),
+        ("fgsm", {"stop": "first"}, "has no steps after which an image could leave"),
+        ("fgsm-possas", {"pixels": "uint8"}, "does not clip"),
+        ("fgsm", {"pixels": "uint8", "eps": 0.5 / 255}, "is less than one 8-bit level"),
+    ],
+)
+def test_choices_without_sense_are_refused(name: str, options: dict, message: str) -> None:  # type: ignore[type-arg]
+    with pytest.raises(ConfigError, match=message):
+        choose_attack(find_attack(name), **{"eps": EPS, "params": {}, **options})
+
+
+def test_parameters_are_read_by_their_annotation() -> None:
+    given = {"step_size": "2/255", "steps": "7", "random_start": "false", "loss": "margin", "label": "3"}
+    params = choose_attack(find_attack("pgd-linf"), eps=EPS, params=given).params
+    assert params["step_size"] == 2 / 255
+    assert (params["steps"], params["random_start"], params["loss"], params["label"]) == (7, False, "margin", "3")
+    assert (params["restarts"], params["keep"]) == (1, "best")

@@ -1,0 +1,82 @@
+"""An attack with everything chosen, and the refusal of choices that make no sense."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from toolkit.attacks.base import AttackSpec, Draws, check_contract, parse_stop
+from toolkit.config import check_eps
+from toolkit.errors import ConfigError
+from toolkit.ops import LEVELS, to_grid, to_grid_inwards
+from toolkit.parameters import read_params
+from toolkit.types import Pixels
+
+if TYPE_CHECKING:
+    from toolkit.types import LogitsFn
+
+#: Parameters that the caller of an attack sets and no user does.
+CALLERS = ("eps", "stop", "draws")
+
+
+@dataclass(frozen=True)
+class Attack:
+    """What is done to each batch.
+
+    Attributes:
+        spec: What the attack promises.
+        eps: Its budget in [0, 1] pixel units.
+        params: All its parameters, defaults resolved.
+        pixels: "uint8" brings its images to the 8-bit grid, inside the budget.
+        stop: "never", "first" or "margin=K": when an image has been attacked enough.
+    """
+
+    spec: AttackSpec
+    eps: float
+    params: Mapping[str, Any]
+    pixels: Pixels = "float"
+    stop: str = "never"
+
+    @property
+    def radius(self) -> float:
+        """How far an image may be moved."""
+        return self.spec.radius(self.eps, self.params)
+
+    def run(self, model: LogitsFn, x: Tensor, y: Tensor, *, draws: Draws) -> Tensor:
+        """Attack one batch (N, C, H, W) with its classes (N,) and check what comes back.
+
+        Raises:
+            AttackContractError: When the attack breaks its promise.
+        """
+        offered = {"stop": self.stop, "draws": draws}
+        taken = {name: value for name, value in offered.items() if self.spec.takes(name)}
+        x_adv = self.spec.function(model, x, y, eps=self.eps, **self.params, **taken)
+        check_contract(self.spec, x, x_adv, eps=self.radius)
+        if self.pixels == "uint8":
+            x_adv = to_grid(x_adv, x, eps=self.radius) if self.spec.norm == "linf" else to_grid_inwards(x_adv, x)
+            check_contract(self.spec, x, x_adv, eps=self.radius, pixels="uint8")
+        return x_adv
+
+
+def choose_attack(
+    spec: AttackSpec, *, eps: float, params: Mapping[str, Any], pixels: Pixels = "float", stop: str = "never"
+) -> Attack:
+    """Read an attack's parameters and refuse what it cannot do.
+
+    Raises:
+        ConfigError: For a budget that cannot be meant, an unknown parameter, or a combination without sense.
+    """
+    check_eps(eps, norm=spec.norm)
+    parse_stop(stop)
+    if stop != "never" and not spec.takes("stop"):
+        raise ConfigError(f"attack {spec.name!r} has no steps after which an image could leave; drop stop = {stop!r}")
+    if pixels == "uint8" and not spec.box:
+        raise ConfigError(
+            f"attack {spec.name!r} does not clip to [0, 1], so its images have no 8-bit form; use pixels = float"
+        )
+    if pixels == "uint8" and spec.norm == "linf" and eps * LEVELS < 1 - 1e-6:
+        raise ConfigError(f"eps = {eps:g} is less than one 8-bit level, 1/255: no pixel could move; use pixels = float")
+    return Attack(spec, eps, read_params(spec.entry, params, skip=CALLERS), pixels, stop)

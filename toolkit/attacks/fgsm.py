@@ -1,0 +1,85 @@
+"""Single-step gradient sign attacks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from toolkit.attacks.base import check_positive
+from toolkit.attacks.gradients import observe
+from toolkit.attacks.labels import followed_class
+from toolkit.attacks.losses import cross_entropy
+from toolkit.ops import linf_step
+from toolkit.registry import register
+from toolkit.types import Direction
+
+if TYPE_CHECKING:
+    from toolkit.types import LogitsFn
+
+
+@register("fgsm", norm="linf", access="gradients", nested=True)
+def fgsm(
+    model: LogitsFn,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    direction: Direction = "ascent",
+    label: str = "true",
+) -> Tensor:
+    """Fast gradient sign method (Goodfellow et al., 2015, arXiv:1412.6572).
+
+    Args:
+        model: Maps images (N, C, H, W) in [0, 1] to logits (N, K); differentiable.
+        x: Clean images, (N, C, H, W) in [0, 1].
+        y: True classes, (N,) int64.
+        eps: L-infinity budget in the units of `x` (8/255 is eight grey levels).
+        direction: "ascent" moves away from the class that is followed, "descent" towards it.
+        label: The class that is followed: "true", "most-likely", "least-likely" or an index.
+
+    Returns:
+        Images of the shape and dtype of `x`, within `eps` of it and in [0, 1].
+    """
+    target = followed_class(model, x, y, label=label)
+    grad = observe(model, x, target, loss=cross_entropy).grad
+    return linf_step(x, grad, x, step_size=eps, eps=eps, direction=direction)
+
+
+@register("fgsm-possas", norm="linf", access="gradients", box=False, budget="steps*eps")
+def fgsm_possas(
+    model: LogitsFn,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    steps: int = 1,
+    direction: Direction = "ascent",
+    label: str = "true",
+) -> Tensor:
+    """Gradient sign as Possas & Zhou (ICONIP 2017) and their code have it: no clipping, sign(0) = +1, steps of eps.
+
+    It reproduces that paper. Its images may leave [0, 1] and lie up to steps * eps away, so it is no threat model;
+    `fgsm` and `pgd-linf` are.
+
+    Args:
+        model: Maps images (N, C, H, W) in [0, 1] to logits (N, K); differentiable.
+        x: Clean images, (N, C, H, W) in [0, 1].
+        y: True classes, (N,) int64.
+        eps: Length of each step in the units of `x`; 0.01 in the paper.
+        steps: Number of steps; 1 is the paper's "fast" variant.
+        direction: "ascent" moves away from the class that is followed, "descent" towards it.
+        label: The class that is followed: "true", "most-likely", "least-likely" or an index.
+
+    Returns:
+        Images of the shape and dtype of `x`, within steps * eps of it, not clipped.
+    """
+    check_positive(steps=steps)
+    target = followed_class(model, x, y, label=label)
+    sign = 1 if direction == "ascent" else -1
+    x_adv = x
+    for _ in range(steps):
+        grad = observe(model, x_adv, target, loss=cross_entropy).grad
+        x_adv = x_adv + sign * eps * torch.where(grad >= 0, 1.0, -1.0).to(x)
+    return x_adv

@@ -1,0 +1,46 @@
+"""Random noise: the control without which no robustness number means much."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from toolkit.attacks.balls import START, uniform_in_linf
+from toolkit.attacks.base import Draws, draws_of
+from toolkit.ops import linf_step
+from toolkit.registry import register
+
+if TYPE_CHECKING:
+    from toolkit.types import LogitsFn
+
+
+@register("noise", norm="linf", access="none")
+def noise(
+    model: LogitsFn,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    kind: Literal["uniform", "sign"] = "uniform",
+    draws: Draws | None = None,
+) -> Tensor:
+    """Random noise within the budget: the control for what an attack adds beyond perturbing at all.
+
+    Args:
+        model: Not asked.
+        x: Clean images, (N, C, H, W) in [0, 1].
+        y: Not used.
+        eps: L-infinity budget in the units of `x`.
+        kind: "uniform" in the ball, or "sign": every pixel moves by eps, up or down.
+        draws: Random numbers.
+
+    Returns:
+        Images of the shape and dtype of `x`, within `eps` of it and in [0, 1].
+    """
+    draws = draws_of(draws, x)
+    if kind == "uniform":
+        return uniform_in_linf(x, eps=eps, draws=draws)
+    heads = draws.uniform(START, tuple(x.shape[1:])).to(x.device) < 0.5
+    return linf_step(x, torch.where(heads, 1.0, -1.0).to(x), x, step_size=eps, eps=eps)

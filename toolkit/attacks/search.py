@@ -1,0 +1,177 @@
+"""The search that all iterative attacks share: observe, keep the worst image found, let finished images go, move."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+
+import torch
+from torch import Tensor
+
+from toolkit.attacks.base import Draws, parse_stop
+from toolkit.attacks.gradients import Observed
+from toolkit.attacks.losses import goal_margin
+from toolkit.errors import ConfigError
+from toolkit.types import Direction
+
+if TYPE_CHECKING:
+    from toolkit.types import LogitsFn
+
+Keep: TypeAlias = Literal["best", "last"]
+B = TypeVar("B", bound="Batch")
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """The images still under attack, one row an image; an attack that carries more along adds fields.
+
+    Attributes:
+        rows: (n,) int64, their positions in the whole batch.
+        x: Clean images, (n, C, H, W).
+        y: The class whose loss is followed, (n,).
+        x_adv: Where the search stands.
+        draws: Their random numbers.
+    """
+
+    rows: Tensor
+    x: Tensor
+    y: Tensor
+    x_adv: Tensor
+    draws: Draws
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self: B, kept: Tensor) -> B:
+        """Return the images at these positions, with all that is carried along."""
+        changes: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            changes[field.name] = value.take(kept) if isinstance(value, Draws) else value[kept]
+        return dataclasses.replace(self, **changes)
+
+
+class Worst:
+    """The worst image found so far for each clean one, over steps, restarts and attacks.
+
+    Attributes:
+        images: (N, C, H, W); the clean image where nothing has been offered yet.
+        margin: (N,), how far beyond the attack's goal each is; positive where the model is fooled.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, *, direction: Direction, stop: str) -> None:
+        self.images = x.clone()
+        self.margin = torch.full((len(x),), -math.inf, dtype=x.dtype, device=x.device)
+        self._y = y
+        self._direction = direction
+        self._enough = parse_stop(stop)
+
+    @property
+    def stops(self) -> bool:
+        """Whether images leave the batch at all. Where they do not, nothing waits for the device."""
+        return self._enough < math.inf
+
+    def offer(self, rows: Tensor, images: Tensor, logits: Tensor) -> None:
+        """Keep the images that are worse than what was found before."""
+        margin = goal_margin(logits, self._y[rows], direction=self._direction).to(self.margin.dtype)
+        worse = margin > self.margin[rows]
+        self.images[rows] = torch.where(worse.view(-1, 1, 1, 1), images, self.images[rows])
+        self.margin[rows] = torch.where(worse, margin, self.margin[rows])
+
+    def settle(self, rows: Tensor, images: Tensor) -> None:
+        """Keep these images whatever they do to the model."""
+        self.images[rows] = images
+
+    def open(self, rows: Tensor) -> Tensor:
+        """Return which of these rows, as positions among them, are to be attacked further."""
+        return torch.nonzero(self.margin[rows] <= self._enough).flatten()
+
+
+def search(
+    model: LogitsFn,
+    batch: B,
+    *,
+    observe: Callable[[B, int], Observed],
+    move: Callable[[B, Observed, int], B],
+    steps: int,
+    worst: Worst,
+    keep: Keep = "best",
+) -> B:
+    """Attack a batch for a number of steps.
+
+    Args:
+        model: The model; asked once more for the last images.
+        batch: Where the search starts.
+        observe: Loss and gradient at the batch, at a step.
+        move: The batch after one step.
+        steps: Number of gradients.
+        worst: What every image is offered to; it says which ones are done and leave the batch.
+        keep: "best" offers the images of every step; "last" keeps those after the last one, unseen.
+
+    Returns:
+        The images that are left, after the last step.
+    """
+    for step in range(steps):
+        seen = observe(batch, step)
+        if keep == "best":
+            worst.offer(batch.rows, batch.x_adv, seen.logits)
+        if worst.stops:
+            kept = worst.open(batch.rows)
+            if len(kept) < len(batch):
+                batch, seen = batch.take(kept), seen.take(kept)
+            if not len(batch):
+                return batch
+        batch = move(batch, seen, step)
+    if keep == "last":
+        worst.settle(batch.rows, batch.x_adv)
+    else:
+        with torch.no_grad():
+            worst.offer(batch.rows, batch.x_adv, model(batch.x_adv))
+    return batch
+
+
+def restarted(
+    x: Tensor,
+    y: Tensor,
+    *,
+    attempt: Callable[[Batch], object],
+    start: Callable[[Tensor, Draws], Tensor] | None,
+    restarts: int,
+    worst: Worst,
+    draws: Draws,
+) -> None:
+    """Attack anew from several starts, each time only the images that are not done.
+
+    Args:
+        x: Clean images.
+        y: The class whose loss is followed.
+        attempt: One search, which offers what it finds to `worst`.
+        start: The starting points of clean images with their draws, or None to start at the clean images.
+        restarts: Number of attempts.
+        worst: Collects the images.
+        draws: Random numbers; each attempt has its own.
+
+    Raises:
+        ConfigError: For several equal attempts.
+    """
+    if restarts > 1 and start is None:
+        raise ConfigError(f"restarts = {restarts} without a random start repeat the same search; expected restarts = 1")
+    every = torch.arange(len(x), device=x.device)
+    for restart in range(restarts):
+        rows = every[worst.open(every)] if worst.stops else every
+        if len(rows):
+            mine = draws.take(rows).restarted(restart)
+            clean = x[rows]
+            attempt(Batch(rows, clean, y[rows], start(clean, mine) if start else clean, mine))
+
+
+def check_keep(keep: Keep, *, restarts: int, stop: str) -> None:
+    """Refuse options that contradict each other.
+
+    Raises:
+        ConfigError: When only the last iterate counts and images are to leave early or several restarts compete.
+    """
+    if keep == "last" and (stop != "never" or restarts > 1):
+        raise ConfigError(f"keep = 'last' needs restarts = 1 and stop = 'never', not {restarts} and {stop!r}")
