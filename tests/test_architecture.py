@@ -1,0 +1,204 @@
+"""The house stands as docs/architecture.md says: imports point one way, heavy modules stay where they belong, files stay small."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import kernels
+
+ROOT = Path(__file__).resolve().parent.parent
+
+#: A row may import every row below it; what stands in one row does not import each other.
+ROWS = (
+    ("cli",),
+    ("doctor",),
+    ("studies",),
+    ("deployment", "poisoning", "reports"),
+    ("training",),
+    ("attacks",),
+    ("evaluation",),
+    ("engines",),
+    ("models", "bundle"),
+    ("ops",),
+    ("data",),
+    ("runs",),
+    ("options", "parameters"),
+    ("config", "environment"),
+    ("registry", "optional", "progress"),
+    ("types", "errors"),
+    ("export", "kernels"),
+)
+RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
+#: The only ones that import a leaf.
+DOORS = {"kernels": {"ops"}, "export": {"deployment"}}
+
+TORCH_HOMES = (
+    "toolkit/models/",
+    "toolkit/attacks/",
+    "toolkit/training/",
+    "toolkit/poisoning/",
+    "toolkit/ops.py",
+    "toolkit/engines/pytorch.py",
+)
+TORCH_PACKAGES = (
+    "toolkit.models",
+    "toolkit.attacks",
+    "toolkit.training",
+    "toolkit.poisoning",
+    "toolkit.ops",
+    "toolkit.engines.pytorch",
+)
+HEAVY = {
+    "onnxruntime", "openvino", "tensorrt", "pycuda", "sklearn", "pyarrow", "matplotlib", "scipy", "pooch", "timm", "cupy",
+    "onnx", "onnxscript", "onnxconverter_common", "foolbox", "torchattacks", "torchvision",
+}  # fmt: skip
+ONNX_HOMES = ("export/", "toolkit/models/imported.py")
+
+TOP_LEVEL = {
+    "pyproject.toml", "toolkit", "kernels", "tests", "export", "cli.py", "README.md", "Makefile", "LICENSE", "CHANGELOG.md",
+    "docs", "benchmarks", ".ci", ".gitignore", "constraints.txt", "constraints-py310.txt",
+}  # fmt: skip
+
+FOLDERS = ("toolkit", "kernels", "export")
+FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+SOURCES = ["cli.py", *(path.relative_to(ROOT).as_posix() for path in FILES)]
+
+
+def tree(source: str) -> ast.Module:
+    return ast.parse((ROOT / source).read_text(encoding="utf-8"))
+
+
+def part_of(module: str) -> str | None:
+    """Name the part of the house that a dotted module belongs to: `toolkit.engines.base` is part of `engines`."""
+    words = module.split(".")
+    if words[0] == "toolkit":
+        return words[1] if len(words) > 1 else None
+    return words[0] if words[0] in ("cli", "export", "kernels") else None
+
+
+def part_of_file(source: str) -> str | None:
+    return part_of(source.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
+
+
+def imported(nodes: Iterator[ast.AST]) -> Iterator[str]:
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, "relative import"
+            yield from (
+                f"{node.module}.{alias.name}" if node.module == "toolkit" else node.module for alias in node.names
+            )
+
+
+def all_imports(source: str) -> set[str]:
+    return set(imported(ast.walk(tree(source))))
+
+
+def imports_on_loading(source: str) -> set[str]:
+    """What importing the file imports: neither inside functions nor for type checkers only."""
+
+    def walk(body: list[ast.stmt]) -> Iterator[ast.AST]:
+        for node in body:
+            yield node
+            if isinstance(node, (ast.Try, ast.With, ast.ClassDef)) or (
+                isinstance(node, ast.If) and "TYPE_CHECKING" not in ast.unparse(node.test)
+            ):
+                yield from walk(node.body)
+
+    return set(imported(walk(tree(source).body)))
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_imports_point_one_way(source: str) -> None:
+    mine = part_of_file(source)
+    if mine is None:
+        assert source == "toolkit/__init__.py"
+        assert not {part for module in all_imports(source) if (part := part_of(module))}
+        return
+    assert mine in RANK, f"{source}: say in DESIGN and in ROWS where {mine!r} stands"
+    for module in sorted(all_imports(source)):
+        other = part_of(module)
+        if other in (None, mine, "__version__"):
+            continue
+        assert other in RANK, f"{source} imports {module}, which stands in no row"
+        assert RANK[mine] < RANK[other], f"{source} imports {module}: {mine} may not import {other}"
+        assert mine in DOORS.get(other, {mine}), f"{source} imports {module}: only {DOORS[other]} may"
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_loading_a_file_imports_nothing_heavy(source: str) -> None:
+    loaded = imports_on_loading(source)
+    heavy = {module for module in loaded if module.split(".")[0] in HEAVY}
+    if source.startswith(ONNX_HOMES):
+        heavy = {module for module in heavy if module.split(".")[0] != "onnx"}
+    assert not heavy, f"{source}: import {heavy} inside the function that needs it"
+    if not source.startswith((*TORCH_HOMES, "export/")):
+        assert not {module for module in loaded if module.split(".")[0] == "torch"}, (
+            f"{source} imports torch on loading"
+        )
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        s
+        for s in SOURCES
+        if s.startswith(("toolkit/engines", "toolkit/evaluation", "toolkit/reports", "toolkit/data", "cli.py"))
+    ],
+)
+def test_what_is_torch_free_loads_nothing_made_of_torch(source: str) -> None:
+    if source == "toolkit/engines/pytorch.py":
+        pytest.skip("made of torch")
+    assert not {module for module in imports_on_loading(source) if module.startswith(TORCH_PACKAGES)}
+
+
+def test_the_top_level_is_fixed() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    assert {line.split("/")[0] for line in listed.stdout.splitlines()} <= TOP_LEVEL
+
+
+def test_our_kernels_are_ours() -> None:
+    assert Path(kernels.__file__ or "").resolve().parent == ROOT / "kernels"
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_files_and_functions_stay_small(source: str) -> None:
+    text = (ROOT / source).read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 400, f"{source} is long: split it by what it is about"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            first = node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]
+            length = (node.end_lineno or 0) - first.lineno + 1
+            assert length <= 45, f"{source}: {node.name} has {length} lines; split it"
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_names_say_what_is_inside(source: str) -> None:
+    assert Path(source).stem not in {"utils", "util", "helpers", "common", "misc"}
+    assert "from __future__ import annotations" in (ROOT / source).read_text(encoding="utf-8") or not all_imports(
+        source
+    )
+
+
+def test_the_evaluation_side_loads_no_torch() -> None:
+    program = """
+import importlib, pkgutil, sys
+import cli, toolkit.engines, toolkit.evaluation, toolkit.reports, toolkit.data, toolkit.runs
+for package in (toolkit.engines, toolkit.evaluation, toolkit.reports, toolkit.data):
+    for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+        if module.name != "toolkit.engines.pytorch":
+            importlib.import_module(module.name)
+heavy = {"torch", "onnx", "onnxruntime", "openvino", "tensorrt", "pycuda", "sklearn", "pyarrow", "matplotlib", "scipy"}
+sys.exit(", ".join(sorted(heavy & set(sys.modules))) or 0)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"loaded: {done.stderr.strip()}"
