@@ -25,9 +25,9 @@ def convert_fp16(src: Path, dst: Path) -> None:
 
     model = load_graph(src)
     _check(model, src)
-    # The converter's defaults raise small weights to 1e-7 and cut large ones at 1e4; these limits round, and no more.
+    # The converter's defaults raise small weights to 1e-7 and cut large ones at 1e4; these limits round only.
     half = float16.convert_float_to_float16(
-        model, keep_io_types=True, min_positive_val=0.0, max_finite_val=float(np.finfo(np.float16).max)
+        model, keep_io_types=True, min_positive_val=0.0, max_finite_val=float("inf")
     )
     merge_metadata(half, {"precision": "fp16", "source_sha256": sha256_file(src), "note": NOTE})
     save_graph(half, dst)

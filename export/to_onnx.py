@@ -16,6 +16,7 @@ from export.graph import INPUT, OUTPUT, ExportError, load_graph, merge_metadata,
 if TYPE_CHECKING:
     from torch import nn
 
+_DYNAMO_OPSET = 18  # asked for less, it converts downwards, which fails with a logged traceback and gives 18
 Exporter = Literal["dynamo", "torchscript"]
 
 
@@ -45,6 +46,10 @@ def export_onnx(
         raise ExportError(
             "the model is in training mode, in which dropout and batch norm differ; call .eval() before export"
         )
+    if exporter == "dynamo" and opset < _DYNAMO_OPSET:
+        raise ExportError(
+            f"the dynamo exporter writes opset {_DYNAMO_OPSET} or later, not {opset}; ask for one, or for exporter=torchscript"
+        )
     _trace(module, path, input_shape=input_shape, opset=opset, exporter=exporter)
     model = load_graph(path)
     if opset_of(model) != opset:
@@ -62,7 +67,7 @@ def _trace(module: nn.Module, path: Path, *, input_shape: tuple[int, int, int], 
     parameter = next(module.parameters(), torch.empty(0))
     example = torch.zeros((2, *input_shape), device=parameter.device)  # 2: a batch of 1 invites specialisation
     options: dict[str, Any] = (
-        {"dynamo": True, "dynamic_shapes": ({0: "batch"},), "external_data": False, "verbose": False}
+        {"dynamo": True, "dynamic_shapes": ({0: "batch"},), "external_data": False}
         if exporter == "dynamo"
         else {"dynamo": False, "dynamic_axes": {INPUT: {0: "batch"}, OUTPUT: {0: "batch"}}}
     )
@@ -75,6 +80,7 @@ def _trace(module: nn.Module, path: Path, *, input_shape: tuple[int, int, int], 
                 opset_version=opset,
                 input_names=[INPUT],
                 output_names=[OUTPUT],
+                verbose=False,
                 **options,
             )
     except ImportError:
