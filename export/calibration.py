@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.graph import INPUT, ExportError
+from export.graph import ExportError
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -102,11 +102,12 @@ def _open(model: onnx.ModelProto, names: Sequence[str]) -> InferenceSession:
 
 def _run(session: InferenceSession, images: Sequence[Images]) -> Iterator[dict[str, NDArray[Any]]]:
     """Yield the tensors, the input among them, a few images at a time."""
+    given = session.get_inputs()[0].name
     names = [output.name for output in session.get_outputs()]
     for batch in images:
         for start in range(0, len(batch), _CHUNK):
             chunk = np.ascontiguousarray(batch[start : start + _CHUNK])
-            yield {INPUT: chunk, **dict(zip(names, session.run(names, {INPUT: chunk}), strict=True))}
+            yield {given: chunk, **dict(zip(names, session.run(names, {given: chunk}), strict=True))}
 
 
 def _extremes(session: InferenceSession, names: Sequence[str], images: Sequence[Images]) -> dict[str, Range]:

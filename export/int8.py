@@ -74,6 +74,7 @@ def quantize_int8(
     """
     images = [np.ascontiguousarray(batch) for batch in calibration]
     model = _prepare(load_graph(src), src)
+    _check_images(images, model.graph)
     tensors = _trt_activations(model.graph) if recipe == "trt" else _cpu_activations(model.graph)
     ranges = calibrate(model, tensors, images, method=method, symmetric=recipe == "trt")
     _share_ranges(model.graph, ranges)
@@ -110,6 +111,14 @@ def _prepare(model: onnx.ModelProto, src: Path) -> onnx.ModelProto:
     return prepared
 
 
+def _check_images(images: Sequence[Images], graph: onnx.GraphProto) -> None:
+    wanted = tuple(dim.dim_value for dim in graph.input[0].type.tensor_type.shape.dim)[1:]
+    for batch in images:
+        if batch.dtype != np.float32 or batch.shape[1:] != wanted:
+            expected = ", ".join(map(str, ("N", *wanted)))
+            raise ExportError(f"calibration images are {batch.dtype} {batch.shape}; expected float32 ({expected})")
+
+
 def _trt_activations(graph: onnx.GraphProto) -> list[str]:
     """Name the activations that feed a weighted operator, and the shortcut of each residual Add."""
     wiring = Wiring(graph)
@@ -131,10 +140,12 @@ def _shortcut(node: onnx.NodeProto, wiring: Wiring) -> str | None:
 def _cpu_activations(graph: onnx.GraphProto) -> list[str]:
     """Name the inputs and the output of every operator that ONNX Runtime has an integer kernel for."""
     wiring = Wiring(graph)
-    found = []
+    found: list[str] = []
     for node in graph.node:
-        if _is_weighted(node, wiring) or _is_residual(node, wiring) or node.op_type in _UNWEIGHTED:
-            found += [name for name in node.input if name and not wiring.is_constant(name)]
+        inputs = [name for name in node.input[:2] if not wiring.is_constant(name)]
+        moved = node.op_type in _UNWEIGHTED and node.input[0] in found  # what is in float stays so
+        if _is_weighted(node, wiring) or _is_residual(node, wiring) or moved:
+            found += inputs[:1] if moved else inputs
             found.append(_after_activation(node.output[0], wiring))
     return [name for name in found if name not in wiring.outputs]
 
