@@ -15,7 +15,7 @@ from toolkit.types import Direction
 
 LEVELS = 255  # of an 8-bit pixel
 
-_SMALLEST_NORM = 1e-12  # below it a gradient counts as zero and moves nothing
+_SMALLEST_NORM = 1e-12  # a difference shorter than this is inside every ball
 
 
 def linf_step(
@@ -61,17 +61,56 @@ def l2_step(
 ) -> Tensor:
     """Take a step of Euclidean length `step_size` an image, and come back into the L2 ball and into [0, 1].
 
-    The arguments are those of `linf_step`. An image whose gradient is zero stays where it is.
+    The arguments are those of `linf_step`. An image whose gradient is zero or not finite is only projected. The norm of
+    the gradient is taken in float64, since behind a saturated loss its squares vanish in float32.
     """
-    step = grad * (step_size / l2_norm(grad).clamp_(min=_SMALLEST_NORM))
-    return l2_project(x + step if direction == "ascent" else x - step, origin, eps=eps)
+    length = l2_norm(grad.double())
+    moves = torch.isfinite(length) & (length > 0)
+    rate = torch.where(moves, step_size / length, 0)
+    along = torch.where(moves, rate * grad, 0).to(x.dtype)
+    offset = x - origin
+    return _within_l2(offset.add_(along) if direction == "ascent" else offset.sub_(along), origin, eps=eps)
 
 
 def l2_project(x: Tensor, origin: Tensor, *, eps: float | Tensor) -> Tensor:
     """Bring images (N, C, H, W) into the L2 balls around `origin` and then into [0, 1], which only comes nearer."""
-    delta = x - origin
-    shrink = (eps / l2_norm(delta).clamp_(min=_SMALLEST_NORM)).clamp_(max=1)
-    return delta.mul_(shrink).add_(origin).clamp_(0, 1)
+    return _within_l2(x - origin, origin, eps=eps)
+
+
+def _within_l2(offset: Tensor, origin: Tensor, *, eps: float | Tensor) -> Tensor:
+    shrink = (eps / l2_norm(offset.double()).clamp_(min=_SMALLEST_NORM)).clamp_(max=1)
+    return offset.mul_(shrink.to(offset.dtype)).add_(origin).clamp_(0, 1)
+
+
+def momentum_step(
+    x: Tensor,
+    grad: Tensor,
+    momentum: Tensor,
+    origin: Tensor,
+    *,
+    decay: float,
+    step_size: float | Tensor,
+    eps: float | Tensor,
+    direction: Direction = "ascent",
+) -> tuple[Tensor, Tensor]:
+    """Accumulate the gradient, and take a sign step along what has accumulated (Dong et al., 2018, arXiv:1710.06081).
+
+    Args:
+        x: Where the step starts, (N, C, H, W).
+        grad: Gradient at `x`; divided by its L1 norm an image before it is added. A zero one adds nothing.
+        momentum: What has accumulated so far.
+        origin: Clean images.
+        decay: Factor on the old momentum.
+        step_size: As in `linf_step`.
+        eps: As in `linf_step`.
+        direction: As in `linf_step`.
+
+    Returns:
+        The moved images and the new momentum.
+    """
+    norm = grad.double().abs().sum((1, 2, 3), keepdim=True).to(grad.dtype)
+    accumulated = decay * momentum + torch.where(norm == 0, 0, grad / norm)
+    return linf_step(x, accumulated, origin, step_size=step_size, eps=eps, direction=direction), accumulated
 
 
 def l2_norm(x: Tensor) -> Tensor:
@@ -111,10 +150,12 @@ class _RoundToRange(torch.autograd.Function):
     """x / scale + zero point, rounded half to even and limited; the gradient is that of the unrounded, inside the range."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor | float, low: int, high: int) -> Tensor:
-        levels = torch.round(x / scale).add_(zero_point)
-        ctx.save_for_backward((levels >= low) & (levels <= high), scale)
-        return levels.clamp_(low, high)
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor | None, low: int, high: int) -> Tensor:
+        levels = torch.div(x, scale).round_()
+        levels = levels if zero_point is None else levels.add_(zero_point)
+        limited = levels.clamp(low, high)
+        ctx.save_for_backward(limited == levels, scale)
+        return limited
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
@@ -139,7 +180,7 @@ def quantize(
         Levels, as whole numbers of the type of `x`. The gradient is 1 / scale where the level was inside the range, else 0
         (Bengio, Leonard, Courville 2013, arXiv:1308.3432, with clipping).
     """
-    zero = 0.0 if zero_point is None else _along(zero_point, x, axis)
+    zero = None if zero_point is None else _along(zero_point, x, axis)
     levels: Tensor = _RoundToRange.apply(x, _along(scale, x, axis), zero, low, high)  # type: ignore[no-untyped-call]
     return levels
 

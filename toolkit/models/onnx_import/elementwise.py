@@ -88,7 +88,7 @@ _enter(
     {
         "Abs": torch.abs, "Add": torch.add, "And": torch.logical_and, "Ceil": _ceil, "Cos": torch.cos, "Div": _divide,
         "Equal": torch.eq, "Erf": torch.erf, "Exp": torch.exp, "Floor": _floor, "Greater": torch.gt,
-        "GreaterOrEqual": torch.ge, "HardSwish": F.hardswish, "Less": torch.lt, "LessOrEqual": torch.le,
+        "GreaterOrEqual": torch.ge, "HardSwish": F.hardswish, "IsNaN": torch.isnan, "Less": torch.lt, "LessOrEqual": torch.le,
         "Log": torch.log, "MatMul": torch.matmul, "Max": _folded(torch.maximum), "Mean": _mean,
         "Min": _folded(torch.minimum), "Mish": F.mish, "Mul": torch.mul, "Neg": torch.neg, "Not": torch.logical_not,
         "Or": torch.logical_or, "Pow": torch.pow, "Reciprocal": torch.reciprocal, "Relu": torch.relu, "Round": _round,
@@ -96,6 +96,12 @@ _enter(
         "Sqrt": torch.sqrt, "Sub": torch.sub, "Sum": _folded(torch.add), "Tanh": torch.tanh,
     }
 )  # fmt: skip
+
+
+@operator("Mod")
+def mod(a: Tensor, b: Tensor, *, fmod: int = 0) -> Tensor:
+    """Return the remainder, with the sign of `b`, or of `a` with `fmod`."""
+    return torch.fmod(a, b) if fmod else torch.remainder(a, b)
 
 
 @operator("Where")

@@ -78,6 +78,33 @@ def group_normalization(
     return F.group_norm(x, num_groups, scale, bias, epsilon)
 
 
+@operator("RMSNormalization")
+def rms_normalization(
+    x: Tensor, scale: Tensor, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1
+) -> Tensor:
+    """Divide by the root of the mean square over an axis and all that follow."""
+    return F.rms_norm(x, x.shape[axis:], scale.expand(x.shape[axis:]), epsilon)
+
+
+@operator("Attention")
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attn_mask: Tensor | None = None,
+    *,
+    is_causal: int = 0,
+    qk_matmul_output_mode: int = 0,  # concerns an output that is not covered
+    scale: float | None = None,
+    softcap: float = 0.0,
+    softmax_precision: int = 1,
+) -> Tensor:
+    """Attend with heads of shape (N, heads, length, size)."""
+    if q.dim() != 4 or q.shape[1] != k.shape[1] or softcap:
+        raise NotImplementedError(f"queries {list(q.shape)}, keys {list(k.shape)}, softcap {softcap}")
+    return F.scaled_dot_product_attention(q, k, v, attn_mask, is_causal=bool(is_causal), scale=scale)
+
+
 @operator("LRN")
 def local_response_normalization(
     x: Tensor, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0

@@ -86,12 +86,12 @@ def matmul_integer(a: Tensor, b: Tensor, a_zero_point: Maybe = None, b_zero_poin
 def qlinear_conv(
     x: Tensor,
     x_scale: Tensor,
-    x_zero_point: Tensor,
+    x_zero_point: Maybe,
     w: Tensor,
     w_scale: Tensor,
-    w_zero_point: Tensor,
+    w_zero_point: Maybe,
     y_scale: Tensor,
-    y_zero_point: Tensor,
+    y_zero_point: Maybe,
     b: Maybe = None,
     *,
     low: int,
@@ -107,12 +107,12 @@ def qlinear_conv(
 def qlinear_matmul(
     a: Tensor,
     a_scale: Tensor,
-    a_zero_point: Tensor,
+    a_zero_point: Maybe,
     b: Tensor,
     b_scale: Tensor,
-    b_zero_point: Tensor,
+    b_zero_point: Maybe,
     y_scale: Tensor,
-    y_zero_point: Tensor,
+    y_zero_point: Maybe,
     *,
     low: int,
     high: int,
@@ -126,10 +126,10 @@ def qlinear_matmul(
 def qgemm(
     a: Tensor,
     a_scale: Tensor,
-    a_zero_point: Tensor,
+    a_zero_point: Maybe,
     b: Tensor,
     b_scale: Tensor,
-    b_zero_point: Tensor,
+    b_zero_point: Maybe,
     c: Maybe = None,
     y_scale: Maybe = None,
     y_zero_point: Maybe = None,
@@ -186,7 +186,7 @@ def qlinear_mul(
 
 
 @operator("com.microsoft.QLinearConcat")
-def qlinear_concat(y_scale: Tensor, y_zero_point: Tensor, *parts: Tensor, axis: int, low: int, high: int) -> Tensor:
+def qlinear_concat(y_scale: Tensor, y_zero_point: Maybe, *parts: Any, axis: int, low: int, high: int) -> Tensor:
     """Join quantised tensors, each followed by its scale and zero point."""
     real = [dequantize(*parts[first : first + 3]) for first in range(0, len(parts), 3)]
     return quantize(torch.cat(real, axis), y_scale, y_zero_point, low=low, high=high)

@@ -152,6 +152,8 @@ class _Builder:
         if name not in self.constants:
             raise NotImplementedError(f"its input {name!r} is no first output of a covered operator")
         value = self.constants[name]
+        if role.endswith("zero_point") and not value.any():
+            return None  # it changes nothing, and two passes over the images are saved
         if role in entry.static and value.dim() <= 1:
             return tuple(value.tolist()) if value.dim() else value.item()
         return value.to(torch.float32) if role in entry.carried else value
