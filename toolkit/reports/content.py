@@ -1,0 +1,145 @@
+"""What a report is made of: the files of an eval run, read, checked against each other and made safe to show."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from toolkit.config import EvalConfig
+from toolkit.data.arrays import read_npz
+from toolkit.errors import RunError
+from toolkit.evaluation.results import CellRecord, Results, SetRecord
+from toolkit.evaluation.scoring import strongest
+from toolkit.options import SHORT
+from toolkit.reports.numbers import visible, visible_results
+from toolkit.runs import Run
+from toolkit.types import Array, Images, Labels
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Images that the report shows.
+
+    Attributes:
+        rows: (G,) int64, rows of the run's samples.
+        clean: (G, C, H, W) float32 in [0, 1].
+        attacked: Name of an adversarial set to the same images in that set, outside [0, 1] where an attack does not clip.
+    """
+
+    rows: Labels
+    clean: Images
+    attacked: Mapping[str, Images]
+
+
+@dataclass(frozen=True)
+class EvalRun:
+    """An eval run as it is shown.
+
+    Attributes:
+        results: `results.json`, its names made visible.
+        index: (N,) int64, position of each image in its split.
+        labels: (N,) int64, true classes.
+        clean_hash: (N,) uint64, which clean image it is.
+        predictions: (engine, set) to (N,) int64.
+        gallery: Images to show, or None when none were kept.
+        command: The command line that repeats the run.
+    """
+
+    results: Results
+    index: Labels
+    labels: Labels
+    clean_hash: Array
+    predictions: Mapping[tuple[str, str], Labels]
+    gallery: Gallery | None
+    command: str
+
+
+def read_eval_run(run: Run) -> EvalRun:
+    """Read `results.json` and `samples.npz` of an eval run, finished or about to be.
+
+    Raises:
+        RunError: When a file is missing, changed or not what `toolkit.evaluation.results` describes.
+        DataError: When the arrays are not plain arrays.
+    """
+    results = _read_results(run)
+    keys = {(cell.engine, cell.set): f"pred/{cell.engine}--{cell.set}" for cell in results.cells}
+    arrays = read_npz(run.file("samples.npz"), required=("index", "labels", "clean_hash", *keys.values()))
+    labels = arrays["labels"]
+    for name in ("index", "clean_hash", *keys.values()):
+        if arrays[name].shape != labels.shape:
+            raise RunError(
+                f"{run.path}/samples.npz: {name!r} has shape {arrays[name].shape}; expected {labels.shape} as labels have; "
+                "repeat the evaluation"
+            )
+    return EvalRun(
+        results=visible_results(results),
+        index=arrays["index"],
+        labels=labels,
+        clean_hash=arrays["clean_hash"],
+        predictions={(visible(engine), visible(set_)): arrays[key] for (engine, set_), key in keys.items()},
+        gallery=_gallery(results, arrays),
+        command=command_line(run.config),
+    )
+
+
+def command_line(config: Mapping[str, Any]) -> str:
+    """Return the `eval` command of a configuration, an option a line, naming only what differs from the defaults."""
+    lines = ["python cli.py eval"]
+    for name, field in EvalConfig.model_fields.items():
+        value = config.get(name, field.default)
+        option = f"--{SHORT.get(name, name).replace('_', '-')}"
+        if isinstance(value, bool):
+            lines += [] if value == field.default else [option if value else option.replace("--", "--no-", 1)]
+        elif isinstance(value, (list, tuple)):
+            lines += [f"{option} {shlex.quote(str(item))}" for item in value]
+        elif value != field.default:
+            lines.append(f"{option} {shlex.quote(str(value))}")
+    return " \\\n  ".join(map(visible, lines))
+
+
+def adversarial_sets(results: Results) -> list[SetRecord]:
+    """Return the sets other than the clean one, in order."""
+    return [set_ for set_ in results.sets if set_.kind == "adversarial"]
+
+
+def clean_set(results: Results) -> SetRecord:
+    """Return the clean set."""
+    return next(set_ for set_ in results.sets if set_.kind == "clean")
+
+
+def worst_cell(results: Results, engine: str) -> CellRecord | None:
+    """Return the cell of the attack that leaves an engine the least accuracy; None without one, for noise is a control."""
+    attacks = [set_.name for set_ in adversarial_sets(results) if set_.attack != "noise"]
+    worst = strongest(results.cells, engine=engine, sets=attacks)
+    return results.cell(engine, worst) if worst else None
+
+
+def _read_results(run: Run) -> Results:
+    file = run.file("results.json")
+    try:
+        return Results.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(f"{file} cannot be read as results ({reason}); repeat the evaluation") from error
+
+
+def _gallery(results: Results, arrays: Mapping[str, Array]) -> Gallery | None:
+    rows = arrays.get("gallery_index", np.empty(0, np.int64))
+    if not len(rows):
+        return None
+    attacked = {
+        visible(set_.name): _to_float(arrays[f"gallery/{set_.name}"])
+        for set_ in adversarial_sets(results)
+        if f"gallery/{set_.name}" in arrays
+    }
+    return Gallery(rows=rows, clean=_to_float(arrays["gallery_clean"]), attacked=attacked)
+
+
+def _to_float(images: Array) -> Images:
+    scale = np.float32(255 if images.dtype == np.uint8 else 1)
+    return images.astype(np.float32) / scale

@@ -1,0 +1,81 @@
+"""`report.html`: one file that needs nothing beside it, no script and no network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+from toolkit.evaluation.results import SetRecord
+from toolkit.reports import tables, wording
+from toolkit.reports.content import EvalRun, adversarial_sets, clean_set, worst_cell
+from toolkit.reports.figures.class_bars import set_bars
+from toolkit.reports.figures.confusion import set_confusions
+from toolkit.reports.figures.curves import accuracy_over_eps, sweeps
+from toolkit.reports.figures.frontier import frontier
+from toolkit.reports.figures.gallery import Picture, pictures
+from toolkit.reports.figures.svg import Figure
+from toolkit.reports.figures.transfer import transfer_map
+from toolkit.reports.tables import Table
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+
+@dataclass(frozen=True)
+class SetSection:
+    """What the page shows of one adversarial set."""
+
+    name: str
+    opened: bool
+    bars: tuple[Figure, ...]
+    classes: Table
+    confusions: tuple[Figure, ...]
+    pictures: tuple[Picture, ...]
+
+
+def render_html(run: EvalRun) -> str:
+    """Return the page of an eval run."""
+    results = run.results
+    chosen = adversarial_sets(results)
+    worst = worst_cell(results, results.reference)
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            results=results,
+            tables=tables,
+            wording=wording,
+            command=run.command,
+            sections=[_section(run, set_, opened=bool(worst and set_.name == worst.set)) for set_ in chosen],
+            clean_confusions=set_confusions(results, clean_set(results)),
+            transfer=transfer_map(results) if chosen else None,
+            sweeps=[accuracy_over_eps(results, sweep) for sweep in sweeps(results)],
+            frontier=frontier(results),
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader("toolkit.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _section(run: EvalRun, set_: SetRecord, *, opened: bool) -> SetSection:
+    results = run.results
+    return SetSection(
+        name=set_.name,
+        opened=opened,
+        bars=set_bars(results, set_),
+        classes=tables.classes(results, set_),
+        confusions=set_confusions(results, set_),
+        pictures=tuple(pictures(run, set_)),
+    )

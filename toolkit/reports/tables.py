@@ -1,0 +1,277 @@
+"""The tables of a report as plain data: one definition for the page, for Markdown and for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Literal, TypeAlias
+
+from toolkit.config import format_eps
+from toolkit.evaluation.results import CellRecord, ClassRecord, EngineRecord, RateRecord, Results, SetRecord
+from toolkit.reports import numbers, wording
+from toolkit.reports.content import adversarial_sets, clean_set, worst_cell
+
+Tone: TypeAlias = Literal["", "good", "bad"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What stands in one place of a table: a text, and a detail that is shown smaller beside it."""
+
+    text: str
+    detail: str = ""
+    tone: Tone = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading; numbers are set to the right."""
+
+    title: str
+    numeric: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under headings. With `grouped`, equal cells that follow each other in the first column are one heading."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    grouped: bool = False
+
+    def groups(self) -> list[tuple[Cell, list[tuple[Cell, ...]]]]:
+        """Return each heading of the first column with its rows; without grouping every row has its own."""
+        if not self.grouped:
+            return [(row[0], [row]) for row in self.rows]
+        return [(head, list(rows)) for head, rows in groupby(self.rows, key=lambda row: row[0])]
+
+
+def headline(results: Results) -> Table:
+    """Each engine: clean accuracy, worst robust accuracy and on which set, images, throughput."""
+    columns = ("Clean accuracy", "Worst robust accuracy", "Images", "Images/s")
+    return Table(
+        columns=(_text("Engine"), *map(Column, columns[:2]), _text("on"), *map(Column, columns[2:])),
+        rows=tuple(_headline_row(results, engine) for engine in results.engines),
+    )
+
+
+def gates(results: Results) -> Table:
+    """Each limit that was asked for: where it is measured, what was measured among how many, and whether it holds."""
+    return Table(
+        columns=(
+            _text("Verdict"),
+            _text("Limit"),
+            _text("Engine"),
+            _text("Set"),
+            Column("Measured"),
+            Column("Required"),
+            Column("Images"),
+        ),
+        rows=tuple(
+            (
+                Cell("holds", tone="good") if gate.passed else Cell("does not hold", tone="bad"),
+                Cell(gate.text),
+                Cell(gate.engine),
+                Cell(gate.set),
+                Cell(wording.measured(gate)),
+                Cell(wording.required(gate)),
+                Cell(str(gate.count)),
+            )
+            for gate in results.gates
+        ),
+    )
+
+
+def accuracies(results: Results) -> Table:
+    """Each set, engine by engine: accuracy with its interval, worst class, throughput. What the terminal shows."""
+    titles = (Column("Accuracy"), Column("95 % interval"), Column("Right"), _text("Worst class"), Column("Images/s"))
+    rows = [
+        (
+            Cell(set_.name),
+            Cell(engine.name),
+            Cell(numbers.percent(cell.accuracy.value)),
+            Cell(numbers.interval(cell.accuracy)),
+            Cell(numbers.hits(cell.accuracy)),
+            _worst_class(cell),
+            Cell(_throughput(engine) if set_.kind == "clean" else ""),
+        )
+        for set_, engine, cell in _by_set(results, results.sets)
+    ]
+    return Table(columns=(_text("Set"), _text("Engine"), *titles), rows=tuple(rows), grouped=True)
+
+
+def attacks(results: Results) -> Table:
+    """Each adversarial set, engine by engine: what the attack took."""
+    titles = ("Relative difference", "Drop, points", "Attack success", "Transfer", "Transfer ratio")
+    rows = [
+        (
+            Cell(set_.name),
+            Cell(engine.name),
+            Cell(numbers.relative(cell.relative_difference)),
+            Cell(numbers.points(cell.drop_points)),
+            _counted(cell.success),
+            _counted(cell.transfer),
+            Cell(numbers.ratio(cell.transfer_ratio) if cell.transfer else "–"),
+        )
+        for set_, engine, cell in _by_set(results, adversarial_sets(results))
+    ]
+    return Table(columns=(_text("Set"), _text("Engine"), *map(Column, titles)), rows=tuple(rows), grouped=True)
+
+
+def agreement(results: Results) -> Table:
+    """Each other engine against the reference on the same images, set by set."""
+    titles = ("Same prediction", "Only reference right", "Only engine right", "McNemar p")
+    rows = [
+        (
+            Cell(set_.name),
+            Cell(engine.name),
+            _counted(cell.agreement),
+            Cell(str(cell.mcnemar.only_reference_right)),
+            Cell(str(cell.mcnemar.only_engine_right)),
+            Cell(numbers.p_value(cell.mcnemar.p_value)),
+        )
+        for set_, engine, cell in _by_set(results, results.sets)
+        if cell.mcnemar and engine.name != results.reference
+    ]
+    return Table(columns=(_text("Set"), _text("Engine"), *map(Column, titles)), rows=tuple(rows), grouped=True)
+
+
+def classes(results: Results, set_: SetRecord) -> Table:
+    """One adversarial set class by class, engine by engine."""
+    titles = ("Clean accuracy", "Adversarial accuracy", "Relative difference", "Drop, points", "Images")
+    clean = clean_set(results).name
+    rows = []
+    for position, name in enumerate(results.classes):
+        for engine in results.engines:
+            before = results.cell(engine.name, clean).per_class[position]
+            after = results.cell(engine.name, set_.name).per_class[position]
+            rows.append((Cell(name), Cell(engine.name), *_class_cells(before, after)))
+    return Table(columns=(_text("Class"), _text("Engine"), *map(Column, titles)), rows=tuple(rows), grouped=True)
+
+
+def weakest_classes(results: Results, *, count: int = 5) -> Table:
+    """The classes with the least accuracy left, engine by engine, each on its own worst set."""
+    titles = ("Clean accuracy", "Adversarial accuracy", "Relative difference", "Drop, points", "Images")
+    rows = []
+    for engine in results.engines:
+        worst = worst_cell(results, engine.name)
+        if worst is None:
+            continue
+        clean = results.cell(engine.name, clean_set(results).name).per_class
+        present = [record for record in worst.per_class if record.accuracy.value is not None]
+        for record in sorted(present, key=lambda record: record.accuracy.value or 0.0)[:count]:
+            rows.append((Cell(engine.name, worst.set), Cell(record.name), *_class_cells(clean[record.label], record)))
+    return Table(columns=(_text("Engine"), _text("Class"), *map(Column, titles)), rows=tuple(rows), grouped=True)
+
+
+def engines(results: Results) -> Table:
+    """What was measured: each engine as it was active."""
+    titles = ("Engine", "Backend", "Precision", "Device, provider", "File", "SHA-256", "Versions", "Options")
+    rows = [
+        (
+            Cell(engine.name, engine.note),
+            Cell(engine.backend),
+            Cell(engine.precision),
+            Cell(engine.device, engine.provider),
+            Cell(engine.path, numbers.size(engine.size)),
+            Cell(engine.sha256[:16]),
+            Cell(numbers.pairs(engine.versions)),
+            Cell(numbers.pairs(engine.options)),
+        )
+        for engine in results.engines
+    ]
+    return Table(columns=tuple(map(_text, titles)), rows=tuple(rows))
+
+
+def sets(results: Results) -> Table:
+    """What was measured: each set of images."""
+    titles = ("Set", "Attack", "Budget", "Pixels", "Source model", "Parameters", "Measured while crafting", "SHA-256")
+    rows = [
+        (
+            Cell(set_.name, f"{set_.count} images"),
+            Cell(set_.attack or "none"),
+            Cell(budget(set_)),
+            Cell(set_.pixels),
+            Cell(set_.source or "none"),
+            Cell(numbers.pairs(set_.params)),
+            Cell(numbers.pairs(set_.indicators)),
+            Cell(set_.sha256[:16]),
+        )
+        for set_ in results.sets
+    ]
+    return Table(columns=tuple(map(_text, titles)), rows=tuple(rows))
+
+
+def throughput(results: Results) -> Table:
+    """Images a second of the engines that were timed: median, spread, batch."""
+    titles = ("Images/s, median", "5th percentile", "95th percentile", "Batch", "Repeats")
+    rows = [
+        (
+            Cell(engine.name),
+            Cell(numbers.per_second(timed.images_per_s)),
+            Cell(numbers.per_second(timed.p5)),
+            Cell(numbers.per_second(timed.p95)),
+            Cell(str(timed.batch_size)),
+            Cell(str(timed.repeats)),
+        )
+        for engine in results.engines
+        if (timed := engine.throughput)
+    ]
+    return Table(columns=(_text("Engine"), *map(Column, titles)), rows=tuple(rows))
+
+
+def rate(record: RateRecord | None) -> Cell:
+    """A rate with its interval beside it; a dash where it does not apply."""
+    return Cell(numbers.percent(record.value), numbers.interval(record)) if record else Cell("–")
+
+
+def budget(set_: SetRecord) -> str:
+    """The budget of a set, as `linf 8/255`."""
+    return "none" if set_.eps is None else f"{set_.norm or ''} {format_eps(set_.eps)}".strip()
+
+
+def _counted(record: RateRecord | None) -> Cell:
+    return Cell(numbers.percent(record.value), f"of {record.total}") if record else Cell("–")
+
+
+def _headline_row(results: Results, engine: EngineRecord) -> tuple[Cell, ...]:
+    clean = results.cell(engine.name, clean_set(results).name)
+    worst = worst_cell(results, engine.name)
+    return (
+        Cell(engine.name, "reference" if engine.name == results.reference else ""),
+        rate(clean.accuracy),
+        rate(worst.accuracy if worst else None),
+        Cell(worst.set if worst else "–"),
+        Cell(str(clean.accuracy.total)),
+        Cell(_throughput(engine)),
+    )
+
+
+def _by_set(results: Results, chosen: Sequence[SetRecord]) -> list[tuple[SetRecord, EngineRecord, CellRecord]]:
+    return [(set_, engine, results.cell(engine.name, set_.name)) for set_ in chosen for engine in results.engines]
+
+
+def _class_cells(clean: ClassRecord, attacked: ClassRecord) -> tuple[Cell, ...]:
+    return (
+        rate(clean.accuracy),
+        rate(attacked.accuracy),
+        Cell(numbers.relative(attacked.relative_difference)),
+        Cell(numbers.points(attacked.drop_points)),
+        Cell(str(attacked.accuracy.total)),
+    )
+
+
+def _worst_class(cell: CellRecord) -> Cell:
+    if cell.worst_class is None:
+        return Cell("–")
+    record = cell.per_class[cell.worst_class]
+    return Cell(record.name, numbers.percent(record.accuracy.value))
+
+
+def _throughput(engine: EngineRecord) -> str:
+    return numbers.per_second(engine.throughput.images_per_s) if engine.throughput else "not measured"
+
+
+def _text(title: str) -> Column:
+    return Column(title, numeric=False)

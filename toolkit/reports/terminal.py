@@ -1,0 +1,52 @@
+"""Tables in the terminal."""
+
+from __future__ import annotations
+
+from typing import IO, TYPE_CHECKING
+
+from toolkit.evaluation.results import Results
+from toolkit.reports import tables
+from toolkit.reports.numbers import visible_results
+from toolkit.reports.tables import Cell, Table
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+_STYLES = {"": "", "good": "green", "bad": "bold red"}
+_PIPE_WIDTH = 120  # columns, where there is no terminal to ask
+
+
+def print_results(results: Results, *, file: IO[str]) -> None:
+    """Print accuracies, engines x sets, then limits and warnings, when there are any."""
+    shown = visible_results(results)
+    print_table(tables.accuracies(shown), title=f"{shown.data['name']}, {shown.data['split']}", file=file)
+    if shown.gates:
+        print_table(tables.gates(shown), title="Limits", file=file)
+    for warning in shown.warnings:
+        print(f"warning: {warning}", file=file)
+
+
+def print_table(table: Table, *, title: str, file: IO[str]) -> None:
+    """Print a table with rich, as wide as the terminal; names are text, whatever they hold."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    console = Console(file=file, width=None if file.isatty() else _PIPE_WIDTH)
+    grid = RichTable(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in table.columns:
+        grid.add_column(Text(column.title), justify="right" if column.numeric else "left", overflow="fold")
+    for head, rows in table.groups():
+        for position, row in enumerate(rows):
+            grid.add_row(*map(_text, (Cell("") if position else head, *row[1:])))
+        if table.grouped:
+            grid.add_section()
+    console.print(grid)
+
+
+def _text(cell: Cell) -> Text:
+    from rich.text import Text
+
+    text = Text(cell.text, style=_STYLES[cell.tone])
+    return text.append(f" {cell.detail}", style="dim") if cell.detail else text

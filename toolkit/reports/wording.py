@@ -1,0 +1,92 @@
+"""The sentences of a report: the verdict, and what each measure means."""
+
+from __future__ import annotations
+
+from toolkit.evaluation.results import GateRecord, Results
+from toolkit.reports import numbers
+
+#: Each measure once, in the order in which the report uses them.
+DEFINITIONS: tuple[tuple[str, str], ...] = (
+    ("Clean accuracy", "Share of the unattacked images that an engine classifies rightly."),
+    (
+        "Robust accuracy",
+        "Share of all images of an adversarial set that an engine classifies rightly. "
+        "The worst robust accuracy is the lowest over the attacks of this report (noise, a control, does not count), "
+        "so it is no bound on what another attack can do.",
+    ),
+    (
+        "95 % interval",
+        "Wilson score interval of a rate, from its counts. It says how far another sample of images could move the number; "
+        "it says nothing about other attacks or another training run.",
+    ),
+    (
+        "Attack success",
+        "Of the images that this engine classifies rightly when they are clean, the share that it gets wrong when they are attacked.",
+    ),
+    (
+        "Transfer",
+        "Of the images on which the attack succeeded on its source model and that this engine classifies rightly when they are clean, "
+        "the share that this engine gets wrong.",
+    ),
+    (
+        "Transfer ratio",
+        "Attack success on this engine over attack success on the source model, both among the images that both classify rightly when clean.",
+    ),
+    (
+        "Relative difference",
+        "100 × (clean accuracy − adversarial accuracy) / clean accuracy. Undefined where the clean accuracy is 0. "
+        "It makes classes that start low look worse than the drop does.",
+    ),
+    ("Drop, points", "Clean accuracy minus adversarial accuracy, in percentage points."),
+    (
+        "McNemar p",
+        "Exact two-sided test of an engine against the reference on the same images: how surprising the split of the images that only "
+        "one of the two gets right would be, if both were equally good. Not corrected for the number of comparisons.",
+    ),
+    (
+        "Throughput",
+        "Images classified in a second at the batch size given: the median over repeats, with 5th and 95th percentile.",
+    ),
+)
+
+
+def verdict(results: Results) -> str:
+    """Say in one sentence whether the limits hold."""
+    failed, total = sum(not gate.passed for gate in results.gates), len(results.gates)
+    if not total:
+        return "No limits were set, so nothing passed or failed."
+    if not failed:
+        return "Passed: the one limit holds." if total == 1 else f"Passed: all {total} limits hold."
+    return f"Failed: {failed} of {total} limit{'s' if total > 1 else ''} {'do' if failed > 1 else 'does'} not hold."
+
+
+def measured(gate: GateRecord) -> str:
+    """Write what was measured for a limit: a rate in percent, or a drop in points."""
+    return numbers.drop(gate.measured) if _is_drop(gate) else numbers.percent(gate.measured)
+
+
+def required(gate: GateRecord) -> str:
+    """Write what a limit asks for."""
+    return f"at most {numbers.drop(gate.limit)}" if _is_drop(gate) else f"at least {numbers.percent(gate.limit)}"
+
+
+def title(results: Results) -> str:
+    """Name the report by its data."""
+    return f"Adversarial robustness: {results.data['name']}, {results.data['split']}"
+
+
+def scope(results: Results) -> str:
+    """Say how much was measured."""
+    engines, sets = len(results.engines), sum(set_.kind == "adversarial" for set_ in results.sets)
+    return (
+        f"{results.data['count']} images of {len(results.classes)} classes, {_count(engines, 'engine')}, "
+        f"{_count(sets, 'adversarial set')}. Engines are compared with {results.reference}."
+    )
+
+
+def _is_drop(gate: GateRecord) -> bool:
+    return gate.text.startswith("max-drop")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,21 @@
+"""The reports of an eval run, written from its files and from nothing else."""
+
+from __future__ import annotations
+
+from toolkit.reports.content import read_eval_run
+from toolkit.reports.html import render_html
+from toolkit.reports.junit import render_junit
+from toolkit.reports.markdown import render_markdown
+from toolkit.runs import Run, write_text
+
+
+def write_reports(out: Run) -> None:
+    """Write `report.html`, `report.md` and `junit.xml` beside `results.json` and `samples.npz`.
+
+    Raises:
+        RunError: When the folder lacks these files or they do not fit together.
+    """
+    run = read_eval_run(out)
+    write_text(out.path / "report.html", render_html(run))
+    write_text(out.path / "report.md", render_markdown(run))
+    write_text(out.path / "junit.xml", render_junit(run.results))
