@@ -232,3 +232,14 @@ def test_clean_images_alone_can_be_evaluated(graphs: Path, clean: LabelledImages
     results = run_eval(tmp_path / "eval", engines=[str(tmp_path / "plain.onnx")], data=f"npz:{tmp_path / 'test.npz'}")
     assert [set_.name for set_ in results.sets] == ["clean"]
     assert results.cells[0].accuracy.total == 120
+
+
+def test_results_meet_the_published_schema(graphs: Path, make_set: MakeSet, tmp_path: Path) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads((Path(__file__).resolve().parents[2] / "docs" / "results.schema.json").read_text())
+    sets = [str(make_set()), str(make_set("noise", source_known=False))]
+    run_eval(tmp_path / "eval", engines=[str(graphs)], sets=sets, throughput=True, fail_under=["clean_accuracy=0.5"])
+    written = json.loads((tmp_path / "eval" / "results.json").read_text())
+    jsonschema.validate(written, schema)
+    with pytest.raises(jsonschema.ValidationError, match="'extra' was unexpected"):
+        jsonschema.validate({**written, "extra": 1}, schema)
