@@ -98,7 +98,7 @@ class ImportedClassifier(nn.Module):
         given = self.prepare(x)
         if self.graph_input.batch is None:
             return self._logits(given)
-        return torch.cat([self._full_batch(part) for part in torch.split(given, self.graph_input.batch)])
+        return self._in_batches(given, self.graph_input.batch)
 
     def prepare(self, x: Tensor) -> Tensor:
         """Return what the graph is given for images (N, C, H, W) in [0, 1], in the type of `x`."""
@@ -117,10 +117,12 @@ class ImportedClassifier(nn.Module):
             given: Array = self.prepare(torch.from_numpy(images).to(self.mean)).cpu().numpy()
         return np.ascontiguousarray(given, dtype=self.graph_input.dtype)
 
-    def _full_batch(self, given: Tensor) -> Tensor:
-        missing = (self.graph_input.batch or 0) - len(given)
-        padded = torch.cat([given, given[:1].detach().expand(missing, *given.shape[1:])]) if missing else given
-        return self._logits(padded)[: len(given)]
+    def _in_batches(self, given: Tensor, batch: int) -> Tensor:
+        """Run a graph of a fixed batch on any number of images: many such batches side by side, the last one filled up."""
+        missing = -len(given) % batch
+        full = torch.cat([given, given[:1].detach().expand(missing, *given.shape[1:])]) if missing else given
+        logits = torch.vmap(self._logits)(full.unflatten(0, (-1, batch)))
+        return logits.flatten(0, 1)[: len(given)]
 
     def _logits(self, given: Tensor) -> Tensor:
         logits: Tensor = self.graph(given)

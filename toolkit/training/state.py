@@ -1,0 +1,171 @@
+"""What training has come to, and its one file on disk: safetensors whose metadata is the rest as JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from toolkit.config import Strict, TrainConfig
+from toolkit.errors import ModelError
+from toolkit.models.base import Classifier
+from toolkit.runs import atomic
+from toolkit.training.objectives.base import Objective
+
+_METADATA = "edgeproof"
+
+
+class HitsRecord(Strict):
+    """Images classified rightly, among how many."""
+
+    hits: int
+    total: int
+
+
+class EpochRecord(Strict):
+    """One epoch in `history.json`; what is of the validation split is null or empty when there is none.
+
+    Attributes:
+        epoch: Counted from 1.
+        lr: Learning rate of its last step.
+        train_loss: Mean of the objective over its steps, while the weights moved.
+        validation_loss: Mean cross-entropy.
+        validation: Accuracy.
+        per_class: Accuracy of each class, in the order of `classes`.
+    """
+
+    epoch: int
+    lr: float
+    train_loss: float
+    validation_loss: float | None
+    validation: HitsRecord | None
+    per_class: tuple[HitsRecord, ...]
+
+
+class _Rest(Strict):
+    history: tuple[EpochRecord, ...]
+    best_epoch: int
+    best_loss: float | None
+
+
+@dataclass
+class TrainingState:
+    """Everything that the next epoch depends on.
+
+    Attributes:
+        model: With the weights of the last finished epoch.
+        optimizer: Over its parameters.
+        objective: With what it remembers.
+        history: The finished epochs.
+        best_epoch: Epoch of the lowest validation loss; 0 before the first.
+        best_loss: That loss.
+        best_weights: The network's tensors of that epoch, kept when training may stop early.
+    """
+
+    model: Classifier
+    optimizer: torch.optim.Optimizer
+    objective: Objective
+    history: list[EpochRecord] = field(default_factory=list)
+    best_epoch: int = 0
+    best_loss: float = math.inf
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+
+    def record(self, epoch: EpochRecord, *, config: TrainConfig) -> None:
+        """Add a finished epoch; with `patience` set, keep its weights when it is the best one."""
+        self.history.append(epoch)
+        loss = epoch.validation_loss
+        if loss is not None and loss < self.best_loss - config.min_delta:
+            self.best_epoch, self.best_loss = epoch.epoch, loss
+            if config.patience is not None:
+                self.best_weights = _copies(self.model.network.state_dict())
+
+    def finished(self, config: TrainConfig) -> bool:
+        """Whether the last epoch has been run, or patience is at its end."""
+        done = len(self.history)
+        return done >= config.epochs or (config.patience is not None and done - self.best_epoch >= config.patience)
+
+
+def build_optimizer(model: Classifier, config: TrainConfig) -> torch.optim.Optimizer:
+    """Return the update rule. RMSprop has the constants of Keras (rho 0.9, epsilon 1e-7); SGD has Nesterov's momentum."""
+    weights, lr, decay = list(model.parameters()), config.lr, config.weight_decay
+    if config.optimizer == "sgd":
+        nesterov = config.momentum > 0
+        return torch.optim.SGD(weights, lr=lr, momentum=config.momentum, weight_decay=decay, nesterov=nesterov)
+    if config.optimizer == "adam":
+        return torch.optim.Adam(weights, lr=lr, weight_decay=decay)
+    return torch.optim.RMSprop(weights, lr=lr, alpha=0.9, eps=1e-7, weight_decay=decay)
+
+
+def save_state(path: Path, state: TrainingState) -> None:
+    """Write the state atomically."""
+    tensors = {
+        **_prefixed("network", state.model.network.state_dict()),
+        **_prefixed("objective", state.objective.state_dict()),
+        **_prefixed("best", state.best_weights),
+        **_prefixed("optimizer", _optimizer_tensors(state.optimizer)),
+    }
+    best_loss = state.best_loss if state.best_epoch else None
+    rest = _Rest(history=tuple(state.history), best_epoch=state.best_epoch, best_loss=best_loss)
+    with atomic(path) as temporary:
+        save_file(_copies(tensors), temporary, metadata={_METADATA: rest.model_dump_json()})
+
+
+def load_state(path: Path, state: TrainingState) -> None:
+    """Continue from a written state.
+
+    Raises:
+        ModelError: When it cannot be read or is of another network.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            rest = _Rest.model_validate_json((file.metadata() or {})[_METADATA])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (it is no mapping)
+        state.model.network.load_state_dict(_part("network", tensors))
+        state.objective.load_state_dict(_part("objective", tensors))
+        _load_optimizer(state.optimizer, _part("optimizer", tensors))
+    except (SafetensorError, ValidationError, RuntimeError, KeyError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{path} cannot be continued from ({reason}); start again with --fresh") from error
+    state.history = list(rest.history)
+    state.best_epoch = rest.best_epoch
+    state.best_loss = math.inf if rest.best_loss is None else rest.best_loss
+    state.best_weights = _part("best", tensors)
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    slots = optimizer.state_dict()["state"]
+    return {
+        f"{number}.{name}": value if isinstance(value, Tensor) else torch.tensor(value)
+        for number, slot in slots.items()
+        for name, value in slot.items()
+        if value is not None
+    }
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    slots: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        number, _, name = key.partition(".")
+        slots.setdefault(int(number), {})[name] = value
+    groups: Any = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": slots, "param_groups": groups})
+
+
+def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
+
+
+def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{key}": value for key, value in tensors.items()}
+
+
+def _part(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(f"{prefix}."): value for key, value in tensors.items() if key.startswith(f"{prefix}.")}
