@@ -7,7 +7,8 @@ perturbation, a pool, a running histogram) is registered with `stateful=True` an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +70,16 @@ class PlainObjective(Objective):
     def forward(self, model: Classifier, x: Tensor, y: Tensor, *, draws: Draws) -> Tensor:
         """Return the function's loss."""
         return self._function(model, x, y, draws=draws, **self._params)
+
+
+@contextlib.contextmanager
+def attacking(model: Classifier) -> Iterator[None]:
+    """Put the model into eval mode while it is attacked, and back into training mode."""
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train()
 
 
 def build_objective(name: str, params: Mapping[str, Any], *, task: Task) -> Objective:
