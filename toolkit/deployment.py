@@ -20,9 +20,10 @@ from toolkit.config import DataConfig, ExportConfig, ParityLimits, Strict
 from toolkit.data.base import LabelledImages, Splits, load_splits
 from toolkit.engines.base import open_engine, predict_all
 from toolkit.errors import ConfigError, GateError, ModelError
-from toolkit.evaluation.metrics import Rate, accuracy, predictions
+from toolkit.evaluation.metrics import accuracy, predictions
 from toolkit.evaluation.parity import Parity, compare_logits
 from toolkit.evaluation.results import RateRecord
+from toolkit.evaluation.scoring import rate_record
 from toolkit.optional import require
 from toolkit.progress import progress
 from toolkit.runs import Run, sha256_file, write_json
@@ -131,7 +132,7 @@ def export_model(config: ExportConfig, out: Run) -> None:
             advance(note=target.file)
     report = ParityReport(
         checkpoint_sha256=sha256_file(checkpoint),
-        checkpoint_accuracy=_rate(accuracy(predictions(reference), validation.labels)),
+        checkpoint_accuracy=rate_record(accuracy(predictions(reference), validation.labels)),
         images=_images(validation),
         calibration=_images(calibration) if calibration else None,
         limits=config.parity,
@@ -248,10 +249,10 @@ def _measure(
         note=info.note,
         max_abs_diff=_finite(parity.max_abs_diff),
         sqnr_db=_finite(parity.sqnr_db),
-        agreement=_rate(parity.agreement),
-        accuracy=_rate(parity.accuracy),
+        agreement=rate_record(parity.agreement),
+        accuracy=rate_record(parity.accuracy),
         accuracy_drop=parity.accuracy_drop,
-        near_ties=_rate(parity.near_ties),
+        near_ties=rate_record(parity.near_ties),
         flips=tuple(data.index[list(parity.flips)].tolist()),
         int8=Int8Record(**asdict(int8)) if int8 else None,
         failures=tuple(failed_limits(parity, target.precision, config.parity)),
@@ -292,11 +293,6 @@ def _gate(report: ParityReport, folder: Path) -> None:
 
 def _images(data: LabelledImages) -> ImagesRecord:
     return ImagesRecord(data=data.name, split=data.split, count=len(data), index=tuple(data.index.tolist()))
-
-
-def _rate(rate: Rate) -> RateRecord:
-    low, high = rate.interval or (None, None)
-    return RateRecord(hits=rate.hits, total=rate.total, value=rate.value, low=low, high=high)
 
 
 def _finite(value: float) -> float | None:
