@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
@@ -17,6 +17,7 @@ CLEAN = np.array([0, 0, 0, 1, 1, 1, 2, 2], np.int64)  # right on 0 1 2 4 5 7
 ATTACKED = np.array([0, 1, 2, 0, 1, 0, 1, 0], np.int64)  # right on 0 3 4 6
 
 
+@settings(deadline=None, max_examples=40)
 @given(total=st.integers(1, 5000), share=st.floats(0, 1))
 def test_the_interval_is_scipys_wilson_interval(total: int, share: float) -> None:
     hits = round(share * total)
@@ -24,6 +25,7 @@ def test_the_interval_is_scipys_wilson_interval(total: int, share: float) -> Non
     assert Rate(hits, total).interval == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
+@settings(deadline=None, max_examples=40)
 @given(total=st.integers(1, 10_000))
 def test_the_interval_of_none_or_all_reaches_the_end_and_holds_the_value(total: int) -> None:
     assert Rate(0, total).interval[0] == 0.0  # type: ignore[index]
@@ -35,6 +37,7 @@ def test_a_rate_of_nothing_has_no_value() -> None:
     assert Rate(0, 0).interval is None
 
 
+@settings(deadline=None, max_examples=40)
 @given(first=st.integers(0, 400), second=st.integers(0, 400))
 def test_the_sign_test_is_scipys_exact_binomial_test(first: int, second: int) -> None:
     expected = stats.binomtest(first, first + second).pvalue if first + second else 1.0
@@ -93,6 +96,7 @@ def test_the_relative_difference_is_negative_where_the_attack_helps() -> None:
     assert metrics.relative_difference(Rate(1, 2), Rate(3, 4)) == pytest.approx(-50)
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.integers(2, 6), st.integers(0, 200), st.integers(0, 2**31))
 def test_confusion_and_per_class_accuracy_are_scikit_learns(classes: int, count: int, seed: int) -> None:
     labels, predicted = np.random.default_rng(seed).integers(0, classes, (2, count))
