@@ -216,6 +216,32 @@ def test_int8_may_be_left_out_when_there_is_nothing_to_calibrate_with(tmp_path: 
     assert read_report(run.path).calibration is None
 
 
+def write_npz(path: Path, side: int = 16) -> Path:
+    x = np.random.default_rng(0).integers(0, 256, (40, side, side), dtype=np.uint8)
+    np.savez(path, x_test=x, y_test=np.arange(40) % 4)
+    return path
+
+
+def test_calibration_images_may_be_brought_along(trained: Path, tmp_path: Path) -> None:
+    path = write_npz(tmp_path / "own.npz")
+    run = export(
+        trained, tmp_path / "out", calibration=f"npz:{path}", calibration_limit=12, precisions=("int8",), recipes=("trt",),
+        parity={"int8_min_agreement": 0, "int8_accuracy_drop": 1},
+    )  # fmt: skip
+    used = read_report(run.path).calibration
+    assert used is not None
+    assert (used.data, used.count, len(set(used.index))) == ("npz:own.npz", 12, 12)
+    assert np.bincount(np.array(used.index) % 4).tolist() == [3, 3, 3, 3]
+
+
+def test_calibration_images_of_another_size_are_refused(trained: Path, tmp_path: Path) -> None:
+    path = write_npz(tmp_path / "own.npz", side=8)
+    with pytest.raises(
+        ModelError, match=r"calibration images are float32 \(40, 1, 8, 8\); expected float32 \(N, 1, 16, 16\)"
+    ):
+        export(trained, tmp_path / "out", calibration=f"npz:{path}")
+
+
 def test_an_export_that_cannot_be_made_is_an_error_of_the_model(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="dynamo exporter writes opset 18 or later, not 17"):
         export(trained, tmp_path / "out", exporter="dynamo", opset=17)

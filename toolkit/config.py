@@ -12,7 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from toolkit.errors import ConfigError, nearest
 from toolkit.types import Norm, Pixels
@@ -101,6 +101,25 @@ class TrainConfig(Strict):
     seed: int = Field(0, description="seed of the weights, the order and the augmentation")
 
 
+class ImportConfig(Strict):
+    """`cli.py import`: a network and weights of the user's own, as a train run."""
+
+    data: DataConfig = Field(description="the images that it classifies")
+    model: str = Field(description="package.module:factory, timm:NAME or a name that `list models` shows")
+    weights: str = Field(description="safetensors file, or torch checkpoint of tensors")
+    mean: tuple[Number, ...] = Field((), description="subtracted from each channel, in [0, 1] units (default: 0)")
+    std: tuple[Number, ...] = Field((), description="then divided by (default: 1)")
+    input_shape: tuple[int, int, int] | None = Field(None, description="channels, height, width, checked against the data")
+    classes: tuple[str, ...] = Field((), description="class names in the network's order (default: the data set's)")
+
+    @field_validator("mean", "std", "input_shape", "classes", mode="before")
+    @classmethod
+    def _split_at_commas(cls, value: Any) -> Any:
+        if isinstance(value, (tuple, list)) and len(value) == 1 and isinstance(value[0], str):
+            value = value[0]
+        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+
 class AttackConfig(Strict):
     """`cli.py attack`: one attack on one source model at one budget."""
 
@@ -136,7 +155,11 @@ class ExportConfig(Strict):
     )
     recipes: tuple[Literal["trt", "cpu"], ...] = Field(("trt", "cpu"), description="INT8 recipes")
     calibration_method: Literal["minmax", "entropy", "percentile", "mse"] = Field("minmax", description="INT8 ranges")
-    calibration_seed: int = Field(0, description="seed of the choice of calibration images")
+    calibration: str | None = Field(
+        None, description="INT8 calibration images: a data set such as npz:PATH (default: the train run's own split)"
+    )
+    calibration_limit: int | None = Field(None, ge=1, description="use at most so many of them, stratified")
+    calibration_seed: int = Field(0, description="seed of the choice when there are more")
     exporter: Literal["dynamo", "torchscript"] = Field("dynamo", description="PyTorch's exporter")
     opset: int = Field(20, ge=17, description="ONNX operator set")
     parity: ParityLimits = ParityLimits()
@@ -221,6 +244,6 @@ def _first_problem(kind: type[BaseModel], error: ValidationError) -> str:
 
 
 __all__ = [
-    "AttackConfig", "DataConfig", "EvalConfig", "ExportConfig", "Norm", "Number", "ParityLimits", "Strict", "TrainConfig",
+    "AttackConfig", "DataConfig", "EvalConfig", "ExportConfig", "ImportConfig", "Norm", "Number", "ParityLimits", "Strict", "TrainConfig",
     "build_config", "check_eps", "format_eps", "parse_number",
 ]  # fmt: skip

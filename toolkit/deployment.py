@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 from toolkit import __version__
 from toolkit.config import DataConfig, ExportConfig, ParityLimits, Strict
-from toolkit.data.base import LabelledImages, Splits, load_splits
+from toolkit.data.base import LabelledImages, Splits, load_dataset, load_splits
 from toolkit.engines.base import open_engine, predict_all
 from toolkit.errors import ConfigError, GateError, ModelError
 from toolkit.evaluation.metrics import accuracy, predictions
@@ -160,14 +160,21 @@ def _choose_images(splits: Splits, config: ExportConfig) -> tuple[LabelledImages
             f"{splits.test.name} leaves no validation images, and the parity gate needs labelled images that are not the "
             "test set; train with data.validation above 0"
         )
-    if "int8" not in config.precisions:
-        return splits.validation.head(config.parity_limit), None
-    if not len(splits.calibration):
+    calibration = _calibration_images(splits, config) if "int8" in config.precisions else None
+    return splits.validation.head(config.parity_limit), calibration
+
+
+def _calibration_images(splits: Splits, config: ExportConfig) -> LabelledImages:
+    images = splits.calibration
+    if config.calibration:
+        dataset = load_dataset(config.calibration)
+        images = dataset.train or dataset.test
+    if not len(images):
         raise ConfigError(
             f"{splits.test.name} leaves no calibration images, and INT8 needs some; train with data.calibration above 0, "
-            "256 for instance, or leave int8 out of the precisions"
+            "256 for instance, give --calibration npz:PATH, or leave int8 out of the precisions"
         )
-    return splits.validation.head(config.parity_limit), splits.calibration
+    return images.head(config.calibration_limit, seed=config.calibration_seed)
 
 
 def _write(
