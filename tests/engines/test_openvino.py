@@ -1,0 +1,66 @@
+"""OpenVINO: the precision is set, read back, and never another one than the table says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.edge.tiny_onnx import write_linear
+from toolkit.engines.base import EngineOptions, open_engine
+from toolkit.errors import ConfigError, UnavailableError
+
+openvino = pytest.importorskip("openvino")
+WEIGHTS = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Path:
+    return write_linear(tmp_path / "m.onnx", WEIGHTS)
+
+
+def capabilities() -> list[str]:
+    found: list[str] = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return found
+
+
+def test_the_default_is_fp32_whatever_openvinos_own_is(graph: Path) -> None:
+    with open_engine(graph, backend="openvino") as engine:
+        assert engine.info.precision == engine.info.options["inference_precision"] == "fp32"
+        x = np.random.default_rng(1).random((4, 1, 4, 4), np.float32)
+        np.testing.assert_allclose(engine.predict(x), x.reshape(4, 16) @ WEIGHTS, atol=1e-5)
+
+
+def test_fp16_that_would_become_something_else_is_refused(graph: Path) -> None:
+    if "FP16" in capabilities():
+        pytest.skip("this processor computes in FP16")
+    with pytest.raises(UnavailableError, match=r"openvino was asked for fp16 and computes in (bf16|fp32)"):
+        open_engine(graph, backend="openvino", options=EngineOptions(precision="fp16"))
+
+
+def test_bf16_is_labelled_so(graph: Path) -> None:
+    try:
+        engine = open_engine(graph, backend="openvino", options=EngineOptions(precision="bf16"))
+    except UnavailableError:
+        pytest.skip("this processor does not compute in BF16")
+    assert engine.info.precision == engine.info.options["inference_precision"] == "bf16"
+    assert "arithmetic in BF16" in engine.info.note
+
+
+def test_an_fp16_graph_says_that_only_its_weights_are(tmp_path: Path) -> None:
+    graph = write_linear(tmp_path / "m.onnx", WEIGHTS, precision="fp16")
+    with open_engine(graph, backend="openvino") as engine:
+        assert (engine.info.precision, engine.info.note) == ("fp16", "weights stored as FP16, arithmetic in FP32")
+
+
+def test_threads_are_those_asked_for(graph: Path) -> None:
+    with open_engine(graph, backend="openvino", options=EngineOptions(threads=1)) as engine:
+        assert engine.info.options["threads"] == 1
+
+
+def test_what_openvino_cannot_honour_is_refused(graph: Path) -> None:
+    with pytest.raises(ConfigError, match="openvino always optimises"):
+        open_engine(graph, backend="openvino", options=EngineOptions(optimize=False))
+    with pytest.raises(ConfigError, match="INT8 is a property of the graph"):
+        open_engine(graph, backend="openvino", options=EngineOptions(precision="int8"))
