@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import IO, TYPE_CHECKING
 
 from toolkit.evaluation.results import Results
@@ -16,8 +17,9 @@ _STYLES = {"": "", "good": "green", "bad": "bold red"}
 _PIPE_WIDTH = 120  # columns, where there is no terminal to ask
 
 
-def print_results(results: Results, *, file: IO[str]) -> None:
-    """Print accuracies, engines x sets, then limits and warnings, when there are any."""
+def print_results(results: Results, *, file: IO[str] | None = None) -> None:
+    """Print accuracies, engines x sets, then limits and warnings, when there are any, on stderr by default."""
+    file = file or sys.stderr
     shown = visible_results(results)
     print_table(tables.accuracies(shown), title=f"{shown.data['name']}, {shown.data['split']}", file=file)
     if shown.gates:
