@@ -107,9 +107,9 @@ class ImportConfig(Strict):
     data: DataConfig = Field(description="the images that it classifies")
     model: str = Field(description="package.module:factory, timm:NAME or a name that `list models` shows")
     weights: str = Field(description="safetensors file, or torch checkpoint of tensors")
-    mean: tuple[Number, ...] = Field((), description="subtracted from each channel, in [0, 1] units (default: 0)")
-    std: tuple[Number, ...] = Field((), description="then divided by (default: 1)")
-    input_shape: tuple[int, int, int] | None = Field(None, description="channels, height, width, checked against the data")
+    mean: tuple[float, ...] = Field((), description="subtracted from each channel, in [0, 1] units (default: 0)")
+    std: tuple[float, ...] = Field((), description="then divided by (default: 1)")
+    input_shape: tuple[int, int, int] | None = Field(None, description="C,H,W, checked against the data")
     classes: tuple[str, ...] = Field((), description="class names in the network's order (default: the data set's)")
 
     @field_validator("mean", "std", "input_shape", "classes", mode="before")

@@ -119,7 +119,8 @@ def _field_option(path: str, field: FieldInfo) -> click.Option | None:
 def _click_type(annotation: Any) -> tuple[Any, bool]:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is tuple:
-        return _click_type(arguments[0])[0], True
+        kind = _click_type(arguments[0])[0]
+        return (str if kind is int else kind), True  # read by pydantic, which understands 3,32,32
     if origin is Literal:
         return click.Choice(arguments), False
     if origin in (typing.Union, types.UnionType):

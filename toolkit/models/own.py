@@ -1,0 +1,104 @@
+"""The import stage: a network and weights of the user's own become a train run, which every later stage takes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from toolkit.config import ImportConfig
+from toolkit.data.base import LabelledImages, load_dataset
+from toolkit.errors import ModelError
+from toolkit.models.base import Classifier, build_classifier, load_weights, save_classifier
+from toolkit.models.weights import fit_names, read_weights
+from toolkit.runs import Run, write_json
+
+_CHECKED = 1000  # test images on which an imported network is tried
+_BATCH = 128
+
+
+def own_classifier(
+    name: str,
+    weights: Path,
+    *,
+    input_shape: tuple[int, int, int],
+    classes: Sequence[str],
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Classifier:
+    """Build a classifier around weights that other code has trained.
+
+    Args:
+        name: `module:factory` of the user's own code, `timm:NAME`, or a built-in network.
+        weights: A safetensors file, or a torch file of tensors; a `state_dict` entry and `module.` prefixes are understood.
+        input_shape: (C, H, W).
+        classes: The name of each class.
+        mean: What the network's training subtracted from each channel, in [0, 1] pixel units (default: 0).
+        std: What it then divided by (default: 1).
+
+    Returns:
+        In eval mode, without gradients of the weights.
+
+    Raises:
+        ConfigError: For an unknown name.
+        ModelError: When the network or its weights cannot be used.
+    """
+    channels = input_shape[0]
+    with torch.random.fork_rng(devices=[]):
+        model = build_classifier(
+            name, input_shape=input_shape, classes=classes, mean=mean or [0.0] * channels, std=std or [1.0] * channels
+        )
+    found = fit_names(read_weights(weights), model.network.state_dict().keys())
+    load_weights(model.network, found, source=str(weights))
+    return model.eval().requires_grad_(False)
+
+
+def import_model(config: ImportConfig, out: Run) -> None:
+    """Write a train run around the user's own network, after trying it on test images.
+
+    The accuracy is told on stderr and kept in `history.json`: wrong mean and std, or classes in another order, show there.
+
+    Raises:
+        ConfigError: For an unknown name.
+        DataError: When the data set cannot be loaded.
+        ModelError: When the network, its weights and the images do not fit together.
+    """
+    test = load_dataset(config.data.name).test
+    if config.input_shape and config.input_shape != test.input_shape:
+        raise ModelError(
+            f"input_shape = {config.input_shape}, but the images of {test.name} are {test.input_shape}; expected the same"
+        )
+    if config.classes and len(config.classes) != test.num_classes:
+        raise ModelError(
+            f"{len(config.classes)} classes are named, but {test.name} has {test.num_classes}; expected one name a class"
+        )
+    model = own_classifier(
+        config.model,
+        Path(config.weights),
+        input_shape=test.input_shape,
+        classes=config.classes or test.classes,
+        mean=config.mean or None,
+        std=config.std or None,
+    )
+    hits, total = _try_out(model, test.head(_CHECKED))
+    print(
+        f"edgeproof: {config.model} classifies {hits} of {total} test images rightly; "
+        "if that is less than it should be, check mean, std and the order of the classes",
+        file=sys.stderr,
+    )
+    save_classifier(out.path / "model.safetensors", model)
+    tried = {"split": "test", "hits": hits, "total": total}
+    write_json(out.path / "history.json", {"classes": list(model.classes), "epochs": [], "imported": tried})
+    out.finish()
+
+
+def _try_out(model: Classifier, data: LabelledImages) -> tuple[int, int]:
+    hits = 0
+    with torch.no_grad():
+        for start in range(0, len(data), _BATCH):
+            logits = model(torch.from_numpy(data.images[start : start + _BATCH]))
+            hits += int(np.count_nonzero(logits.argmax(1).numpy() == data.labels[start : start + _BATCH]))
+    return hits, len(data)
