@@ -1,0 +1,98 @@
+"""What `diff` says: its tables, its sentences, in the terminal and in Markdown."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import IO
+
+from toolkit.reports import markdown, numbers
+from toolkit.reports.diff import LEVEL, Change, Diff
+from toolkit.reports.tables import Cell, Column, Table, rate
+from toolkit.reports.terminal import print_table
+
+_SHOWN = 10  # classes, beside those that changed significantly
+
+
+def print_diff(diff: Diff, *, file: IO[str] | None = None) -> None:
+    """Print both tables and the notes, on stderr by default."""
+    file = file or sys.stderr
+    print_table(overall_table(diff), title=verdict(diff), file=file)
+    print_table(class_table(diff), title=class_title(diff), file=file)
+    for note in (*diff.notes, method(diff)):
+        print(note, file=file)
+
+
+def diff_markdown(diff: Diff) -> str:
+    """Return the comparison in Markdown, for a pull request."""
+    title = f"# {markdown.escape(numbers.visible(f'{diff.before} against {diff.after}'))}"
+    parts = [title, f"**{verdict(diff)}**", markdown.table(overall_table(diff))]
+    parts += [f"## {class_title(diff)}", markdown.table(class_table(diff))]
+    parts += [markdown.escape(note) for note in (*diff.notes, method(diff))]
+    return "\n\n".join(parts) + "\n"
+
+
+def verdict(diff: Diff) -> str:
+    """Say in one sentence what was lost and gained."""
+    changes = (*diff.overall, *diff.classes)
+    lost = sum(change.worse for change in changes)
+    gained = sum(change.significant for change in changes) - lost
+    if not lost and not gained:
+        return f"No significant change in {len(diff.overall)} cells and {len(diff.classes)} classes of cells."
+    return f"Significantly worse: {lost}, significantly better: {gained}, of {len(changes)} comparisons."
+
+
+def method(diff: Diff) -> str:
+    """Say how significance was decided."""
+    test = "McNemar's exact test on the same images" if diff.paired else "Fisher's exact test on different images"
+    return f"{test}, corrected within each table by Holm's method; significant below {LEVEL:g}. Intervals hold 95 %, uncorrected."
+
+
+def overall_table(diff: Diff) -> Table:
+    """Each engine on each set, over all classes."""
+    return _table(diff, diff.overall, first=())
+
+
+def class_table(diff: Diff) -> Table:
+    """The classes that changed significantly, then those that lost most."""
+    known = [change for change in diff.classes if change.difference is not None]
+    ranked = sorted(known, key=lambda change: (not change.significant, change.difference))
+    significant = sum(change.significant for change in known)
+    return _table(diff, ranked[: max(significant, _SHOWN)], first=(Column("Class", numeric=False),))
+
+
+def class_title(diff: Diff) -> str:
+    """Name the table of classes by what it leaves out."""
+    shown = len(class_table(diff).rows)
+    return f"Classes: {shown} of {len(diff.classes)}, significant changes first, then the largest losses"
+
+
+def _table(diff: Diff, changes: Sequence[Change], *, first: tuple[Column, ...]) -> Table:
+    counts = ("Lost", "Gained") if diff.paired else ()
+    titles = ("Before", "After", "Change, points", *counts, "p", "p, corrected")
+    columns = (Column("Set", numeric=False), Column("Engine", numeric=False), *first, *map(Column, titles))
+    rows = tuple(_row(change, named=bool(first)) for change in changes)
+    return Table(columns=(*columns, Column("Verdict", numeric=False)), rows=rows)
+
+
+def _row(change: Change, *, named: bool) -> tuple[Cell, ...]:
+    counts = [] if change.lost is None else [Cell(str(change.lost)), Cell(str(change.gained))]
+    name = [Cell(change.class_name or "")] if named else []
+    p_values = [Cell("–" if p is None else numbers.p_value(p)) for p in (change.p_value, change.p_holm)]
+    return (
+        Cell(change.set), Cell(change.engine), *name, rate(change.before), rate(change.after), _difference(change),
+        *counts, *p_values, _word(change),
+    )  # fmt: skip
+
+
+def _difference(change: Change) -> Cell:
+    if change.difference is None or change.low is None or change.high is None:
+        return Cell(numbers.UNDEFINED)
+    low, high = numbers.points(100 * change.low), numbers.points(100 * change.high)
+    return Cell(numbers.points(100 * change.difference), f"{low} to {high}")
+
+
+def _word(change: Change) -> Cell:
+    if not change.significant:
+        return Cell("no evidence of change")
+    return Cell("worse", tone="bad") if change.worse else Cell("better", tone="good")
