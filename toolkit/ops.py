@@ -149,18 +149,24 @@ def to_grid_inwards(x: Tensor, origin: Tensor) -> Tensor:
 class _RoundToRange(torch.autograd.Function):
     """x / scale + zero point, rounded half to even and limited; the gradient is that of the unrounded, inside the range."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor | None, low: int, high: int) -> Tensor:
+    def forward(x: Tensor, scale: Tensor, zero_point: Tensor | None, low: int, high: int) -> tuple[Tensor, Tensor]:
         levels = torch.div(x, scale).round_()
         levels = levels if zero_point is None else levels.add_(zero_point)
         limited = levels.clamp(low, high)
-        ctx.save_for_backward(limited == levels, scale)
-        return limited
+        return limited, limited == levels
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(output[1], inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor, None, None, None, None]:
         inside, scale = ctx.saved_tensors
-        return (grad * inside).div_(scale), None, None, None, None
+        return grad * inside / scale, None, None, None, None
 
 
 def quantize(
@@ -181,7 +187,7 @@ def quantize(
         (Bengio, Leonard, Courville 2013, arXiv:1308.3432, with clipping).
     """
     zero = None if zero_point is None else _along(zero_point, x, axis)
-    levels: Tensor = _RoundToRange.apply(x, _along(scale, x, axis), zero, low, high)  # type: ignore[no-untyped-call]
+    levels: Tensor = _RoundToRange.apply(x, _along(scale, x, axis), zero, low, high)[0]  # type: ignore[no-untyped-call]
     return levels
 
 

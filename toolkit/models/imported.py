@@ -45,7 +45,8 @@ class GraphInput:
         mean: Subtracted from each channel, after the scaling to `input_range`; empty when the graph does it itself.
         std: What each channel is then divided by; empty likewise.
         dtype: "float32", "float16" or "uint8": the type of the graph's input.
-        batch: The batch size that the graph is fixed to, or None when it takes any.
+        batch: The batch size that the graph is fixed to, or None when it takes any. It is 1 for dynamically quantised
+            graphs, in which each image would otherwise change the ranges of the others.
     """
 
     layout: Layout = "nchw"
@@ -160,6 +161,8 @@ def import_onnx(
         model = read_model(path)
         source, target = _image_input(model), _logits_output(model)
         about, shape = _describe_input(source, layout=layout, input_shape=input_shape)
+        if any(node.op_type == "DynamicQuantizeLinear" for node in model.graph.node):
+            about = replace(about, batch=about.batch or 1)
         mean, std = _normalization(mean, std, channels=shape[0])
         about = replace(about, input_range=input_range, mean=mean, std=std)
         logits = _before_softmax(model, target)
@@ -276,6 +279,10 @@ def _try(graph: fx.GraphModule, about: GraphInput, shape: tuple[int, int, int]) 
 
 class _Trial(fx.Interpreter):
     """Runs a graph node by node, so that a failure names the ONNX node."""
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        super().__init__(graph)
+        self.extra_traceback = False  # it would make several lines of our message
 
     def run_node(self, n: fx.Node) -> Any:
         """Run a node, as `fx.Interpreter` asks."""

@@ -112,11 +112,11 @@ def _load_external(tensor: TensorProto, path: Path) -> None:
         raise ModelError(f"tensor {tensor.name!r} has unreadable external data ({about}); {_AGAIN}") from error
     if folder not in file.parents:
         raise ModelError(f"tensor {tensor.name!r} lies in {about['location']!r}, outside the file's folder; refused")
-    size = file.stat().st_size if file.is_file() else 0
+    size = file.stat().st_size if file.is_file() else -1
     length = size - offset if length < 0 else length
     if not 0 <= offset <= offset + length <= size:
         raise ModelError(
-            f"tensor {tensor.name!r} needs bytes {offset}..{offset + length} of {about['location']!r}, which has {size}; copy that file too"
+            f"tensor {tensor.name!r} needs bytes {offset}..{offset + length} of {about['location']!r}, which has {max(size, 0)}; copy that file too"
         )
     with file.open("rb") as stream:
         stream.seek(offset)

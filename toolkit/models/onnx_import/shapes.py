@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -121,8 +122,7 @@ def gather(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
 @operator("Expand", static=("shape",))
 def expand(x: Tensor, shape: Any) -> Tensor:
     """Broadcast against a shape."""
-    wanted = _limited(integers(shape))
-    return x.expand(torch.broadcast_shapes(x.shape, wanted))  # type: ignore[no-untyped-call]
+    return x.expand(np.broadcast_shapes(x.shape, _limited(integers(shape))))
 
 
 @operator("Tile", static=("repeats",))
