@@ -13,9 +13,18 @@ from typing import Any
 import click
 
 from toolkit import __version__
-from toolkit.config import AttackConfig, EvalConfig, ExportConfig, Strict, TrainConfig, build_config, format_eps
+from toolkit.config import (
+    AttackConfig,
+    EvalConfig,
+    ExportConfig,
+    ImportConfig,
+    Strict,
+    TrainConfig,
+    build_config,
+    format_eps,
+)
 from toolkit.errors import ToolkitError
-from toolkit.options import LazyGroup, config_options, given_params, plugin_options, read_config
+from toolkit.options import LazyGroup, config_options, given_params, introduction, plugin_options, read_config
 from toolkit.registry import FOLDERS, Entry, entries
 from toolkit.runs import Run
 
@@ -58,6 +67,15 @@ def train_run(config: TrainConfig, values: Mapping[str, Any]) -> Run:
 
     name = f"{slug(config.data.name)}-{config.model}"
     return run_stage(config, train, kind="train", name=name, inputs={}, values=values)
+
+
+def import_run(config: ImportConfig, values: Mapping[str, Any]) -> Run:
+    """Take a network and weights of the user's own."""
+    from toolkit.models.own import import_model
+
+    inputs = {"weights": Path(config.weights)}
+    name = f"{slug(config.data.name)}-{slug(config.model)}"
+    return run_stage(config, import_model, kind="train", name=name, inputs=inputs, values=values)
 
 
 def attack_run(config: AttackConfig, values: Mapping[str, Any]) -> Run:
@@ -142,6 +160,12 @@ def train(**values: Any) -> None:
     emit(train_run(read_config(TrainConfig, values), values), values)
 
 
+@cli.command(name="import", params=[*config_options(ImportConfig), *RUN_OPTIONS])
+def import_(**values: Any) -> None:
+    """Take a network and weights of your own; the run folder is like that of `train`, for attack, export and eval."""
+    emit(import_run(read_config(ImportConfig, values), values), values)
+
+
 def attack_command(entry: Entry) -> click.Command:
     """Make the command of one attack: its own parameters first, then what all attacks share."""
 
@@ -166,7 +190,9 @@ def attack_command(entry: Entry) -> click.Command:
         *shared,
         *RUN_OPTIONS,
     ]
-    return click.Command(entry.name, params=params, callback=craft, help=entry.help, short_help=entry.summary)
+    return click.Command(
+        entry.name, params=params, callback=craft, help=introduction(entry.help), short_help=entry.summary
+    )
 
 
 @cli.group(cls=LazyGroup, plugins=lambda: entries("attack"), make=attack_command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -57,7 +58,20 @@ def read_config(kind: type[Strict], values: dict[str, Any], **fixed: Any) -> Any
 def plugin_options(entry: Entry, *, skip: Iterable[str] = ()) -> list[click.Option]:
     """Return one option a parameter of a plug-in; values are text, which the plug-in's caller reads by its annotation."""
     skip = set(skip)
-    return [_param_option(param) for param in entry.params if param.name not in skip]
+    meaning = documented_params(entry.help)
+    return [_param_option(param, meaning.get(param.name, "")) for param in entry.params if param.name not in skip]
+
+
+def introduction(text: str) -> str:
+    """Return a Google-style docstring up to its first section."""
+    return re.split(r"\n(?:Args|Returns|Raises):\n", text, maxsplit=1)[0].strip()
+
+
+def documented_params(text: str) -> dict[str, str]:
+    """Return what the `Args` section of a Google-style docstring says of each parameter."""
+    section = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", text, flags=re.DOTALL | re.MULTILINE)
+    pieces = re.split(r"^ {4}(\w+): ", section.group(1), flags=re.MULTILINE)[1:] if section else []
+    return {name: " ".join(words.split()) for name, words in zip(pieces[::2], pieces[1::2], strict=True)}
 
 
 def given_params(entry: Entry, values: dict[str, Any]) -> dict[str, Any]:
@@ -130,15 +144,15 @@ def _click_type(annotation: Any) -> tuple[Any, bool]:
     return (annotation, False) if annotation in (str, int, bool) else (None, False)
 
 
-def _param_option(param: Param) -> click.Option:
-    word = param.name.replace("_", "-")
+def _param_option(param: Param, meaning: str) -> click.Option:
     required = param.default is REQUIRED
     shown = "" if required or param.default is None else f"  [default: {_show(param.default)}]"
+    kinds = {"int": "INTEGER", "float": "NUMBER", "bool": "BOOL"}
     return click.Option(
-        [f"--{word}", f"param_{param.name}"],
+        ["--" + param.name.replace("_", "-"), f"param_{param.name}"],
         required=required,
-        metavar=param.annotation.split("|")[0].strip().upper()[:40] or "VALUE",
-        help=shown.strip(),
+        metavar=kinds.get(param.annotation.split("|")[0].strip(), "TEXT"),
+        help=f"{meaning}{shown}",
     )
 
 
