@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.graph import ExportError
+from export.base import ExportError
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from export.graph import ExportError, Wiring, load_graph, merge_metadata, save_graph, sha256_file
+from export.base import ExportError, sha256_file
+from export.graph import Wiring, load_graph, merge_metadata, save_graph
 
 NOTE = (
     "FP16 arithmetic needs hardware for it; a CPU provider that lacks it widens to FP32, "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,12 +13,10 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from export.base import ExportError
+
 PREFIX = "edgeproof."
 INPUT, OUTPUT = "images", "logits"
-
-
-class ExportError(Exception):
-    """A module, a graph or a setting that cannot be exported: what is wrong, what was expected, what to do, in one line."""
 
 
 def load_graph(path: Path) -> onnx.ModelProto:
@@ -72,11 +69,6 @@ def drop_unused_opsets(model: onnx.ModelProto) -> None:
     kept = [item for item in model.opset_import if item.domain in used]
     del model.opset_import[:]
     model.opset_import.extend(kept)
-
-
-def sha256_file(path: Path) -> str:
-    """Return the hexadecimal SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 class Wiring:

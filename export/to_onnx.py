@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import onnx
 
-from export.graph import INPUT, OUTPUT, ExportError, load_graph, merge_metadata, opset_of, save_graph
+from export.base import ExportError
+from export.graph import INPUT, OUTPUT, load_graph, merge_metadata, opset_of, save_graph
 
 if TYPE_CHECKING:
     from torch import nn

@@ -219,7 +219,7 @@ def _write_fp32(checkpoint: Path, path: Path, config: ExportConfig) -> None:
 @contextlib.contextmanager
 def _as_model_error() -> Iterator[None]:
     """Give an error of `export`, which knows no toolkit, the exit status of a bad model."""
-    from export.graph import ExportError
+    from export.base import ExportError
 
     try:
         yield

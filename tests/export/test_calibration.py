@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from scipy.stats import entropy
 
+from export.base import ExportError
 from export.calibration import BINS, Histogram, Method, Range, _divergence, calibrate
-from export.graph import ExportError
 
 METHODS: tuple[Method, ...] = ("minmax", "entropy", "percentile", "mse")
 

@@ -13,7 +13,8 @@ from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from torch import Tensor, nn
 
-from export.graph import ExportError, Wiring, load_graph, read_metadata, sha256_file
+from export.base import ExportError, sha256_file
+from export.graph import Wiring, load_graph, read_metadata
 from export.int8 import Int8Report, RecipeName, quantize_int8
 from export.qdq_rules import violations
 from export.to_onnx import export_onnx

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from export.graph import ExportError, load_graph, merge_metadata, opset_of, read_metadata
+from export.base import ExportError
+from export.graph import load_graph, merge_metadata, opset_of, read_metadata
 from export.to_onnx import export_onnx
 from tests.export.conftest import Toy
 from tests.export.runtime import run_graph
