@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import IO
 
@@ -14,9 +13,8 @@ from toolkit.reports.terminal import print_table
 _SHOWN = 10  # classes, beside those that changed significantly
 
 
-def print_diff(diff: Diff, *, file: IO[str] | None = None) -> None:
-    """Print both tables and the notes, on stderr by default."""
-    file = file or sys.stderr
+def print_diff(diff: Diff, *, file: IO[str]) -> None:
+    """Print both tables and the notes."""
     print_table(overall_table(diff), title=verdict(diff), file=file)
     print_table(class_table(diff), title=class_title(diff), file=file)
     for note in (*diff.notes, method(diff)):
