@@ -53,6 +53,13 @@ def test_the_test_fraction_can_be_set(tmp_path: Path) -> None:
         load_dataset(f"folder:{tmp_path}", params={"test_fraction": 1.0})
 
 
+def test_a_large_test_fraction_leaves_something_to_train_on(tmp_path: Path) -> None:
+    write_classes(tmp_path, {"a": 10, "bb": 2})
+    train = load_dataset(f"folder:{tmp_path}", params={"test_fraction": 0.9}).train
+    assert train is not None
+    assert np.bincount(train.labels).tolist() == [1, 1]
+
+
 def test_a_test_folder_alone_can_be_evaluated(tmp_path: Path) -> None:
     write_classes(tmp_path / "test", {"a": 2, "b": 1})
     dataset = load_dataset(f"folder:{tmp_path}")
@@ -154,6 +161,13 @@ def test_another_kind_of_image_is_not_passed_over(tmp_path: Path) -> None:
     (tmp_path / "a" / "00001.ppm").rename(tmp_path / "a" / "00001.png")
     Image.fromarray(pixels(1, (6, 5))[0]).save(tmp_path / "a" / "00001.png", "GIF")
     with pytest.raises(DataError, match=r"a/00001.png cannot be read as a PNG or JPEG image"):
+        load_dataset(f"folder:{tmp_path}")
+
+
+def test_a_palette_with_transparency_is_refused(tmp_path: Path) -> None:
+    write_classes(tmp_path, {"a": 2, "b": 2})
+    Image.new("P", (5, 6)).save(tmp_path / "a" / "000.png", transparency=0)
+    with pytest.raises(DataError, match=r"a/000.png has mode P or transparency"):
         load_dataset(f"folder:{tmp_path}")
 
 
