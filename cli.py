@@ -248,6 +248,28 @@ def report(run: Path) -> None:
     click.echo(str(folder.path / "report.html"))
 
 
+@cli.command()
+@click.argument("before", type=click.Path(path_type=Path))
+@click.argument("after", type=click.Path(path_type=Path))
+@click.option("--fail-on-loss", is_flag=True, help="exit status 1 when accuracy was lost significantly anywhere")
+@click.option("--markdown", "as_markdown", is_flag=True, help="print Markdown, for a pull request")
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+def diff(before: Path, after: Path, fail_on_loss: bool, as_markdown: bool, as_json: bool) -> None:
+    """Compare two eval runs by engine, set and class, paired where their images are the same, with significance."""
+    from toolkit.reports.diff import diff_runs
+    from toolkit.reports.diff_text import diff_markdown, print_diff
+
+    found = diff_runs(Run.open(before, kind="eval"), Run.open(after, kind="eval"))
+    if as_json:
+        click.echo(found.model_dump_json(indent=1))
+    elif as_markdown:
+        click.echo(diff_markdown(found), nl=False)
+    else:
+        print_diff(found, file=sys.stdout)
+    if fail_on_loss and found.worse:
+        sys.exit(1)
+
+
 LISTED = {kind if kind == "data" else "studies" if kind == "study" else f"{kind}s": kind for kind in FOLDERS}
 
 

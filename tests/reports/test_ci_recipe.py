@@ -37,12 +37,12 @@ def _parsed(words: list[str]) -> tuple[str, dict[str, Any]]:
 
 def test_the_document_has_a_command_for_each_place() -> None:
     verbs = [words[0] for words in _commands()]
-    assert verbs == ["attack", "attack", "eval", "eval", "eval"]
+    assert verbs == ["attack", "attack", "eval", "eval", "eval", "diff"]
 
 
 @pytest.mark.parametrize("words", _commands(), ids=lambda words: " ".join(words[:2]))
 def test_every_command_is_read_by_the_program(words: list[str]) -> None:
-    assert _parsed(words)[0] in ("eval", "pgd-linf", "noise")
+    assert _parsed(words)[0] in ("eval", "diff", "pgd-linf", "noise")
 
 
 @pytest.mark.parametrize(

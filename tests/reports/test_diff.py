@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from cli import cli
 from tests.reports.conftest import HOSTILE
 from tests.reports.synthetic import make_eval_run
 from tests.reports.test_markdown import _parse
@@ -154,3 +156,28 @@ def test_hostile_names_stay_text_in_a_comparison(tmp_path: Path) -> None:
 def test_a_comparison_is_json_that_reads_back(tmp_path: Path) -> None:
     diff = diff_runs(make_eval_run(tmp_path / "a"), make_eval_run(tmp_path / "b", seed=1))
     assert Diff.model_validate_json(diff.model_dump_json()) == diff
+
+
+def _finished(run: Run) -> str:
+    run.finish()
+    return str(run.path)
+
+
+@pytest.fixture
+def worse(tmp_path: Path) -> tuple[str, str]:
+    """Two finished runs, the second of which lost nearly everything on one engine."""
+    before, after = (make_eval_run(tmp_path / name, sets=(("noise", 0.1),)) for name in "ab")
+    return _finished(before), _finished(_edit(after, **{"pred/ort-int8-trt--clean": np.zeros(200, np.int64)}))
+
+
+def test_the_command_fails_on_a_loss_only_when_asked(worse: tuple[str, str]) -> None:
+    assert CliRunner().invoke(cli, ["diff", *worse]).exit_code == 0
+    assert CliRunner().invoke(cli, ["diff", *worse, "--fail-on-loss"]).exit_code == 1
+    assert CliRunner().invoke(cli, ["diff", *reversed(worse), "--fail-on-loss"]).exit_code == 0
+
+
+def test_the_command_prints_a_table_markdown_or_json(worse: tuple[str, str]) -> None:
+    diff = diff_runs(*map(Run.open, worse))
+    assert verdict(diff) in CliRunner().invoke(cli, ["diff", *worse]).stdout
+    assert CliRunner().invoke(cli, ["diff", *worse, "--markdown"]).stdout == diff_markdown(diff)
+    assert Diff.model_validate_json(CliRunner().invoke(cli, ["diff", *worse, "--json"]).stdout) == diff
