@@ -13,12 +13,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from toolkit import __version__
 from toolkit.config import DataConfig, ExportConfig, ParityLimits, Strict
 from toolkit.data.base import LabelledImages, Splits, load_dataset, load_splits
 from toolkit.engines.base import open_engine, predict_all
+from toolkit.engines.onnx_file import read_onnx
 from toolkit.errors import ConfigError, GateError, ModelError
 from toolkit.evaluation.metrics import accuracy, predictions
 from toolkit.evaluation.parity import Parity, compare_logits
@@ -31,6 +32,7 @@ from toolkit.types import Logits
 
 if TYPE_CHECKING:
     from export.int8 import Int8Report
+    from export.to_tensorrt import PlanSettings
 
 SCHEMA_VERSION = 1
 CHECKPOINT, FP32, PARITY = "model.safetensors", "model.fp32.onnx", "parity.json"
@@ -214,6 +216,23 @@ def _write_fp32(checkpoint: Path, path: Path, config: ExportConfig) -> None:
     export_onnx(
         model, path, input_shape=model.input_shape, opset=config.opset, exporter=config.exporter, metadata=metadata
     )
+
+
+def build_tensorrt(graph: Path, plan: Path, *, settings: PlanSettings | None = None) -> dict[str, Any]:
+    """Build a TensorRT plan from a graph, on the GPU that will run it; needs neither torch nor onnx.
+
+    Returns:
+        The description of the plan, which is also in a JSON file beside it.
+
+    Raises:
+        UnavailableError: When TensorRT is not installed.
+        ModelError: When it refuses the graph or the settings.
+    """
+    require("tensorrt", extra="tensorrt", purpose=f"build a plan from {graph}")
+    from export.to_tensorrt import build_plan
+
+    with _as_model_error():
+        return build_plan(graph, plan, settings=settings, metadata=read_onnx(graph).metadata)
 
 
 @contextlib.contextmanager
