@@ -125,6 +125,28 @@ def torchattacks_pgd(
     return images
 
 
+def torchattacks_attack(name: str, model: nn.Module, origin: Tensor, y: Tensor, **options: Any) -> Tensor:
+    """Return the images of one of torchattacks' attacks."""
+    images: Tensor = getattr(_import("torchattacks"), name)(model, **options)(origin, y)
+    return images
+
+
+def torchattacks_apgd(model: nn.Module, origin: Tensor, y: Tensor, *, eps: float, steps: int, loss: str) -> Tensor:
+    """Return the images of torchattacks' APGD."""
+    with torch.random.fork_rng(devices=[]):  # it seeds torch's generator
+        return torchattacks_attack("APGD", model, origin, y, eps=eps, steps=steps, loss=loss)
+
+
+def foolbox_minimum(name: str, model: nn.Module, origin: Tensor, y: Tensor, **options: Any) -> Tensor:
+    """Return the images of one of foolbox's minimum-norm attacks."""
+    foolbox = _import("foolbox")
+    wrapped = foolbox.PyTorchModel(model, bounds=(0, 1))
+    images: Tensor = getattr(foolbox.attacks, name)(**options).run(
+        wrapped, origin, foolbox.criteria.Misclassification(y)
+    )
+    return images
+
+
 def _import(name: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # foolbox imports a deprecated name of SciPy

@@ -21,7 +21,7 @@ RANDOM = [spec for spec in SPECS if spec.takes("draws")]
 Y = torch.arange(12) % 5
 
 #: Parameters that keep the long ones short; anything else runs with its defaults.
-SHORT = {"steps": 5, "queries": 20, "search_steps": 2}
+SHORT = {"steps": 5, "queries": 20, "searches": 2, "targets": 2, "attacks": "fgsm,pgd-linf"}
 
 
 def names(specs: list[AttackSpec]) -> list[str]:

@@ -16,7 +16,7 @@ from toolkit.attacks.gradients import observe
 from toolkit.attacks.losses import cross_entropy
 from toolkit.config import AttackConfig, DataConfig, format_eps
 from toolkit.data.arrays import read_npz, to_storage, write_npz
-from toolkit.data.base import AdversarialSet, LabelledImages, load_splits, save_adversarial_set
+from toolkit.data.base import AdversarialSet, LabelledImages, load_part, save_adversarial_set
 from toolkit.errors import DataError
 from toolkit.models.base import Classifier, load_classifier
 from toolkit.progress import progress
@@ -194,7 +194,7 @@ def _indicators(found: Mapping[str, Array], *, radius: float) -> dict[str, float
 def _clean_images(config: AttackConfig, source: Run) -> LabelledImages:
     trained_on = DataConfig.model_validate(source.config["data"])
     chosen = trained_on if config.data is None else DataConfig(name=config.data)
-    data = load_splits(chosen).part(config.split).head(config.limit, seed=config.seed)
+    data = load_part(chosen, config.split).head(config.limit, seed=config.seed)
     if not len(data):
         raise DataError(f"the {config.split} split of {chosen.name} is empty; choose another --split or --data")
     return data

@@ -6,6 +6,7 @@ averaged over the batch: what an image gets must not depend on its neighbours.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Literal, TypeAlias
 
@@ -55,6 +56,23 @@ def targeted_dlr(target: Tensor) -> Loss:
         top = logits.topk(4, dim=1).values
         both = logits.gather(1, torch.stack([target, y], dim=1))
         return (both[:, 0] - both[:, 1]) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
+
+    return loss
+
+
+def softened_cross_entropy(rho: float) -> Loss:
+    """Return the cross-entropy of softened logits, whose gradient does not vanish however certain the model is.
+
+    The logits of each image are divided by a temperature taken from their own margin, the smallest at which the softmax
+    can leave `rho` to the other classes: beta <= log((K - 1) (1 - rho) / rho) / (z_1 - z_2), Gupta & Ajanthan (2022,
+    arXiv:2003.13511), proposition 1. Differing from them, logits are never sharpened and beta follows every iterate.
+    """
+
+    def loss(logits: Tensor, y: Tensor) -> Tensor:
+        top = logits.detach().topk(2, dim=1).values
+        widest = math.log((logits.shape[1] - 1) * (1 - rho) / rho)
+        beta = (widest / (top[:, 0] - top[:, 1]).clamp(min=widest)).unsqueeze(1)
+        return cross_entropy(logits * beta, y)
 
     return loss
 

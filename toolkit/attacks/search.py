@@ -137,7 +137,7 @@ def restarted(
     y: Tensor,
     *,
     attempt: Callable[[Batch], object],
-    start: Callable[[Tensor, Draws], Tensor] | None,
+    start: Callable[..., Tensor] | None,
     restarts: int,
     worst: Worst,
     draws: Draws,
@@ -148,7 +148,7 @@ def restarted(
         x: Clean images.
         y: The class whose loss is followed.
         attempt: One search, which offers what it finds to `worst`.
-        start: The starting points of clean images with their draws, or None to start at the clean images.
+        start: Called with clean images and their `draws` for the starting points, or None to start at the clean images.
         restarts: Number of attempts.
         worst: Collects the images.
         draws: Random numbers; each attempt has its own.
@@ -164,7 +164,7 @@ def restarted(
         if len(rows):
             mine = draws.take(rows).restarted(restart)
             clean = x[rows]
-            attempt(Batch(rows, clean, y[rows], start(clean, mine) if start else clean, mine))
+            attempt(Batch(rows, clean, y[rows], start(clean, draws=mine) if start else clean, mine))
 
 
 def check_keep(keep: Keep, *, restarts: int, stop: str) -> None:

@@ -1,0 +1,75 @@
+"""Several attacks in a row, the worst image of all of them kept."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from toolkit.attacks.base import AttackSpec, Draws, draws_of, find_attack
+from toolkit.attacks.choice import choose_attack
+from toolkit.attacks.search import Worst
+from toolkit.errors import ConfigError
+from toolkit.registry import register
+
+if TYPE_CHECKING:
+    from toolkit.types import LogitsFn
+
+
+@register("ensemble", norm="linf", access="gradients")
+def ensemble(
+    model: LogitsFn,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    attacks: str = "fgsm,apgd-ce,apgd-t,square",
+    stop: str = "never",
+    draws: Draws | None = None,
+) -> Tensor:
+    """The worst case of each image over several attacks, in the manner of AutoAttack (Croce & Hein, 2020, arXiv:2003.01690).
+
+    Differing from AutoAttack's standard version, FGSM goes first, which settles most images of an undefended model, and FAB,
+    which very rarely adds anything, is left out.
+
+    Args:
+        model: Maps images (N, C, H, W) in [0, 1] to logits (N, K); differentiable.
+        x: Clean images, (N, C, H, W) in [0, 1].
+        y: True classes, (N,) int64.
+        eps: L-infinity budget in the units of `x`.
+        attacks: Names of L-infinity attacks with their defaults, separated by commas, the cheap ones first.
+        stop: With "first" or "margin=K" an image that one attack has broken is spared the others; "never" runs all.
+        draws: Random numbers.
+
+    Returns:
+        Images of the shape and dtype of `x`, within `eps` of it and in [0, 1].
+    """
+    draws = draws_of(draws, x)
+    worst = Worst(x, y, direction="ascent", stop=stop)
+    every = torch.arange(len(x), device=x.device)
+    for spec in _members(attacks):
+        rows = every[worst.open(every)] if worst.stops else every
+        if not len(rows):
+            break
+        chosen = choose_attack(spec, eps=eps, params={}, stop=stop if spec.takes("stop") else "never")
+        images = chosen.run(model, x[rows], y[rows], draws=draws.take(rows))
+        with torch.no_grad():
+            worst.offer(rows, images, model(images))
+    return worst.images
+
+
+def _members(attacks: str) -> list[AttackSpec]:
+    specs = [find_attack(name.strip()) for name in attacks.split(",")]
+    for spec in specs:
+        if (
+            spec.norm != "linf"
+            or spec.access == "data"
+            or spec.budget != "eps"
+            or not spec.box
+            or spec.name == "ensemble"
+        ):
+            raise ConfigError(
+                f"attack {spec.name!r} cannot be part of an ensemble; expected L-infinity attacks within eps"
+            )
+    return specs

@@ -1,0 +1,260 @@
+"""Sign attacks with momentum, made to transfer to models that were not asked: MI-, DI- and TI-FGSM."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from toolkit.attacks.base import Draws, check_positive, draws_of
+from toolkit.attacks.gradients import Observed, observe
+from toolkit.attacks.labels import followed_class
+from toolkit.attacks.losses import cross_entropy
+from toolkit.attacks.search import Batch, Keep, Worst, check_keep, restarted, search
+from toolkit.errors import ConfigError
+from toolkit.ops import momentum_step
+from toolkit.registry import register
+from toolkit.types import Direction
+
+if TYPE_CHECKING:
+    from toolkit.types import LogitsFn
+
+_FIRST_STREAM = 1  # of the steps' draws; stream 0 is that of random starts
+
+
+@dataclasses.dataclass(frozen=True)
+class Moving(Batch):
+    """A batch with the gradients that have accumulated, (n, C, H, W)."""
+
+    momentum: Tensor
+
+
+@register("mi-fgsm", norm="linf", access="gradients")
+def mi_fgsm(
+    model: LogitsFn,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    step_size: float | None = None,
+    steps: int = 10,
+    decay: float = 1.0,
+    direction: Direction = "ascent",
+    label: str = "true",
+    keep: Keep = "last",
+    stop: str = "never",
+) -> Tensor:
+    """Momentum iterative FGSM (Dong et al., 2018, arXiv:1710.06081).
+
+    Args:
+        model: Maps images (N, C, H, W) in [0, 1] to logits (N, K); differentiable.
+        x: Clean images, (N, C, H, W) in [0, 1].
+        y: True classes, (N,) int64.
+        eps: L-infinity budget in the units of `x`.
+        step_size: Length of a step (default: eps / steps).
+        steps: Number of steps, each one gradient.
+        decay: Factor on the accumulated gradient.
+        direction: "ascent" moves away from the class that is followed, "descent" towards it.
+        label: The class that is followed: "true", "most-likely", "least-likely" on the clean image, or an index.
+        keep: "last" keeps the last iterate, which transfers best; "best" the worst one of each image on this model.
+        stop: "never", "first" or "margin=K" (these need keep = "best"): when an image leaves the batch.
+
+    Returns:
+        Images of the shape and dtype of `x`, within `eps` of it and in [0, 1].
+    """
+
+    def look(batch: Moving, step: int) -> Observed:
+        return observe(model, batch.x_adv, batch.y, loss=cross_entropy)
+
+    y = followed_class(model, x, y, label=label)
+    options = _Options(eps, step_size, steps, decay, direction, keep, stop)
+    return _with_momentum(model, x, y, look=look, options=options, draws=draws_of(None, x))
+
+
+@register("di-fgsm", norm="linf", access="gradients")
+def di_fgsm(
+    model: LogitsFn,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    step_size: float | None = None,
+    steps: int = 10,
+    decay: float = 1.0,
+    probability: float = 0.5,
+    smallest: float = 0.9,
+    direction: Direction = "ascent",
+    label: str = "true",
+    keep: Keep = "last",
+    stop: str = "never",
+    draws: Draws | None = None,
+) -> Tensor:
+    """Diverse inputs: MI-FGSM on images that are shrunk and padded at random (Xie et al., 2019, arXiv:1803.06978).
+
+    Differing from the paper, the image keeps its size, so that any network takes it: its content is shrunk instead of its
+    frame enlarged, to a size that need not be a whole number of pixels.
+
+    Args:
+        model: Maps images (N, C, H, W) in [0, 1] to logits (N, K); differentiable.
+        x: Clean images, (N, C, H, W) in [0, 1].
+        y: True classes, (N,) int64.
+        eps: L-infinity budget in the units of `x`.
+        step_size: Length of a step (default: eps / steps).
+        steps: Number of steps, each one gradient.
+        decay: Factor on the accumulated gradient.
+        probability: Share of the steps at which an image is transformed.
+        smallest: Side of the smallest content, as a fraction of the image's.
+        direction: "ascent" moves away from the class that is followed, "descent" towards it.
+        label: The class that is followed: "true", "most-likely", "least-likely" on the clean image, or an index.
+        keep: "last" keeps the last iterate, which transfers best; "best" the worst one of each image on this model.
+        stop: "never", "first" or "margin=K" (these need keep = "best"): when an image leaves the batch.
+        draws: Random numbers of the transformations.
+
+    Returns:
+        Images of the shape and dtype of `x`, within `eps` of it and in [0, 1].
+    """
+    if not (0 <= probability <= 1 and 0 < smallest <= 1):
+        raise ConfigError(f"probability = {probability:g}, smallest = {smallest:g}; expected both in [0, 1]")
+
+    def look(batch: Moving, step: int) -> Observed:
+        numbers = batch.draws.uniform(_FIRST_STREAM + step, (4,)).to(batch.x)
+        placed = _placement(numbers, probability=probability, smallest=smallest)
+
+        def diverse(images: Tensor) -> Tensor:
+            return model(_shrink(images, placed))
+
+        return observe(diverse, batch.x_adv, batch.y, loss=cross_entropy)
+
+    y = followed_class(model, x, y, label=label)
+    options = _Options(eps, step_size, steps, decay, direction, keep, stop)
+    return _with_momentum(model, x, y, look=look, options=options, draws=draws_of(draws, x))
+
+
+@register("ti-fgsm", norm="linf", access="gradients")
+def ti_fgsm(
+    model: LogitsFn,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    step_size: float | None = None,
+    steps: int = 10,
+    decay: float = 1.0,
+    kernel_size: int = 7,
+    sigma: float = 1.0,
+    direction: Direction = "ascent",
+    label: str = "true",
+    keep: Keep = "last",
+    stop: str = "never",
+) -> Tensor:
+    """Translation-invariant MI-FGSM: gradients smoothed by a Gaussian (Dong et al., 2019, arXiv:1904.02884).
+
+    Args:
+        model: Maps images (N, C, H, W) in [0, 1] to logits (N, K); differentiable.
+        x: Clean images, (N, C, H, W) in [0, 1].
+        y: True classes, (N,) int64.
+        eps: L-infinity budget in the units of `x`.
+        step_size: Length of a step (default: eps / steps).
+        steps: Number of steps, each one gradient.
+        decay: Factor on the accumulated gradient.
+        kernel_size: Side of the Gaussian in pixels, odd; 15 in the paper, for images of 299 x 299.
+        sigma: Standard deviation of the Gaussian in pixels; the authors' code has (kernel_size - 1) / 6.
+        direction: "ascent" moves away from the class that is followed, "descent" towards it.
+        label: The class that is followed: "true", "most-likely", "least-likely" on the clean image, or an index.
+        keep: "last" keeps the last iterate, which transfers best; "best" the worst one of each image on this model.
+        stop: "never", "first" or "margin=K" (these need keep = "best"): when an image leaves the batch.
+
+    Returns:
+        Images of the shape and dtype of `x`, within `eps` of it and in [0, 1].
+    """
+    check_positive(kernel_size=kernel_size, sigma=sigma)
+    if kernel_size % 2 == 0:
+        raise ConfigError(f"kernel_size = {kernel_size}; expected an odd number, so that the Gaussian has a centre")
+    kernel = _gaussian(kernel_size, sigma=sigma).to(x)
+
+    def look(batch: Moving, step: int) -> Observed:
+        seen = observe(model, batch.x_adv, batch.y, loss=cross_entropy)
+        return dataclasses.replace(seen, grad=_smooth(seen.grad, kernel))
+
+    y = followed_class(model, x, y, label=label)
+    options = _Options(eps, step_size, steps, decay, direction, keep, stop)
+    return _with_momentum(model, x, y, look=look, options=options, draws=draws_of(None, x))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Options:
+    """What the three attacks share; see `mi_fgsm`."""
+
+    eps: float
+    step_size: float | None
+    steps: int
+    decay: float
+    direction: Direction
+    keep: Keep
+    stop: str
+
+
+def _with_momentum(
+    model: LogitsFn, x: Tensor, y: Tensor, *, look: Callable[[Moving, int], Observed], options: _Options, draws: Draws
+) -> Tensor:
+    check_positive(steps=options.steps, step_size=options.step_size)
+    check_keep(options.keep, restarts=1, stop=options.stop)
+    step_size = options.eps / options.steps if options.step_size is None else options.step_size
+    worst = Worst(x, y, direction=options.direction, stop=options.stop)
+
+    def move(batch: Moving, seen: Observed, step: int) -> Moving:
+        moved, momentum = momentum_step(
+            batch.x_adv,
+            seen.grad,
+            batch.momentum,
+            batch.x,
+            decay=options.decay,
+            step_size=step_size,
+            eps=options.eps,
+            direction=options.direction,
+        )
+        return dataclasses.replace(batch, x_adv=moved, momentum=momentum)
+
+    def attempt(batch: Batch) -> None:
+        moving = Moving(**vars(batch), momentum=torch.zeros_like(batch.x))
+        search(model, moving, observe=look, move=move, steps=options.steps, worst=worst, keep=options.keep)
+
+    restarted(x, y, attempt=attempt, start=None, restarts=1, worst=worst, draws=draws)
+    return worst.images
+
+
+def _placement(numbers: Tensor, *, probability: float, smallest: float) -> Tensor:
+    """Return the affine maps (N, 2, 3), in grid_sample's terms, that shrink content and place it in its frame.
+
+    Args:
+        numbers: (N, 4) uniform in [0, 1): whether, how small, where across and where down.
+        probability: Share of the images that are transformed.
+        smallest: Smallest side, as a fraction.
+    """
+    side = torch.where(numbers[:, 0] < probability, smallest + (1 - smallest) * numbers[:, 1], 1.0)
+    room = (1 - side) / side  # the frame is read at side times its coordinates, so the shift is in the content's units
+    across, down = (room * (2 * numbers[:, column] - 1) for column in (2, 3))
+    zero = torch.zeros_like(side)
+    return torch.stack([1 / side, zero, across, zero, 1 / side, down], dim=1).view(-1, 2, 3)
+
+
+def _shrink(images: Tensor, placed: Tensor) -> Tensor:
+    grid = F.affine_grid(placed, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def _gaussian(size: int, *, sigma: float) -> Tensor:
+    """Return a Gaussian (1, 1, size, size) that sums to 1."""
+    line = torch.exp(-((torch.arange(size) - size // 2) ** 2) / (2 * math.pow(sigma, 2)))
+    square = line[:, None] * line[None, :]
+    return (square / square.sum()).view(1, 1, size, size)
+
+
+def _smooth(grad: Tensor, kernel: Tensor) -> Tensor:
+    channels = grad.shape[1]
+    return F.conv2d(grad, kernel.expand(channels, 1, -1, -1), padding="same", groups=channels)
