@@ -7,7 +7,7 @@ from typing import IO
 
 from toolkit.reports import markdown, numbers
 from toolkit.reports.diff import LEVEL, Change, Diff
-from toolkit.reports.tables import Cell, Column, Table, rate
+from toolkit.reports.tables import Cell, Column, Table
 from toolkit.reports.terminal import print_table
 
 _SHOWN = 10  # classes, beside those that changed significantly
@@ -36,7 +36,7 @@ def verdict(diff: Diff) -> str:
     lost = sum(change.worse for change in changes)
     gained = sum(change.significant for change in changes) - lost
     if not lost and not gained:
-        return f"No significant change in {len(diff.overall)} cells and {len(diff.classes)} classes of cells."
+        return f"No significant change in {len(changes)} comparisons."
     return f"Significantly worse: {lost}, significantly better: {gained}, of {len(changes)} comparisons."
 
 
@@ -67,20 +67,18 @@ def class_title(diff: Diff) -> str:
 
 def _table(diff: Diff, changes: Sequence[Change], *, first: tuple[Column, ...]) -> Table:
     counts = ("Lost", "Gained") if diff.paired else ()
-    titles = ("Before", "After", "Change, points", *counts, "p", "p, corrected")
+    titles = ("Before", "After", "Change, points", *counts, "p, corrected")
     columns = (Column("Set", numeric=False), Column("Engine", numeric=False), *first, *map(Column, titles))
     rows = tuple(_row(change, named=bool(first)) for change in changes)
-    return Table(columns=(*columns, Column("Verdict", numeric=False)), rows=rows)
+    return Table(columns=(*columns, Column("Verdict", numeric=False)), rows=rows, grouped=not first)
 
 
 def _row(change: Change, *, named: bool) -> tuple[Cell, ...]:
     counts = [] if change.lost is None else [Cell(str(change.lost)), Cell(str(change.gained))]
     name = [Cell(change.class_name or "")] if named else []
-    p_values = [Cell("–" if p is None else numbers.p_value(p)) for p in (change.p_value, change.p_holm)]
-    return (
-        Cell(change.set), Cell(change.engine), *name, rate(change.before), rate(change.after), _difference(change),
-        *counts, *p_values, _word(change),
-    )  # fmt: skip
+    rates = [Cell(numbers.percent(rate.value)) for rate in (change.before, change.after)]
+    p_holm = Cell("–" if change.p_holm is None else numbers.p_value(change.p_holm))
+    return (Cell(change.set), Cell(change.engine), *name, *rates, _difference(change), *counts, p_holm, _word(change))
 
 
 def _difference(change: Change) -> Cell:
@@ -92,5 +90,5 @@ def _difference(change: Change) -> Cell:
 
 def _word(change: Change) -> Cell:
     if not change.significant:
-        return Cell("no evidence of change")
+        return Cell("–")
     return Cell("worse", tone="bad") if change.worse else Cell("better", tone="good")

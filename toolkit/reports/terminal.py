@@ -38,7 +38,9 @@ def print_table(table: Table, *, title: str, file: IO[str]) -> None:
     console = Console(file=file, width=None if file.isatty() else _PIPE_WIDTH)
     grid = RichTable(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in table.columns:
-        grid.add_column(Text(column.title), justify="right" if column.numeric else "left", overflow="fold")
+        grid.add_column(
+            Text(column.title), justify="right" if column.numeric else "left", overflow="fold", no_wrap=column.numeric
+        )
     for head, rows in table.groups():
         for position, row in enumerate(rows):
             grid.add_row(*map(_text, (Cell("") if position else head, *row[1:])))
