@@ -11,19 +11,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import onnx
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from toolkit.errors import ModelError
 from toolkit.models.base import check_normalization
 from toolkit.models.onnx_import import shapes
 from toolkit.models.onnx_import.elementwise import substitute
 from toolkit.models.onnx_import.reading import read_model
-from toolkit.models.onnx_import.translation import FAILURES, first_line, translate
+from toolkit.models.onnx_import.translation import translate
 from toolkit.types import Array, Images
 
 Layout = Literal["nchw", "nhwc", "flat"]
@@ -122,7 +122,7 @@ class ImportedClassifier(nn.Module):
         """Run a graph of a fixed batch on any number of images: many such batches side by side, the last one filled up."""
         missing = -len(given) % batch
         full = torch.cat([given, given[:1].detach().expand(missing, *given.shape[1:])]) if missing else given
-        logits = torch.vmap(self._logits)(full.unflatten(0, (-1, batch)))
+        logits = torch.vmap(self._logits)(torch.unflatten(full, 0, (-1, batch)))
         return logits.flatten(0, 1)[: len(given)]
 
     def _logits(self, given: Tensor) -> Tensor:
@@ -206,8 +206,9 @@ def _describe_input(
     """Return the description of the graph's input and the images' (C, H, W)."""
     kind = value.type.tensor_type
     if kind.elem_type not in _TYPES:
-        name = onnx.TensorProto.DataType.Name(kind.elem_type).lower()
-        raise ModelError(f"its input {value.name!r} is {name}; expected {', '.join(_TYPES.values())}")
+        known = {number: name.lower() for name, number in onnx.TensorProto.DataType.items()}
+        kind_name = known.get(kind.elem_type, f"of type {kind.elem_type}")
+        raise ModelError(f"its input {value.name!r} is {kind_name}; expected {', '.join(_TYPES.values())}")
     dims = [dim.dim_value for dim in kind.shape.dim]  # 0 where it is free
     shape = _image_shape(dims, layout=layout, input_shape=input_shape)
     return GraphInput(layout=layout, dtype=_TYPES[kind.elem_type], batch=(dims[0] or None) if dims else None), shape
@@ -259,14 +260,14 @@ def _before_softmax(model: onnx.ModelProto, target: str) -> str:
     return last.input[0] if axis in (None, -1, 1) else target
 
 
-def _try(graph: fx.GraphModule, about: GraphInput, shape: tuple[int, int, int]) -> int:
+def _try(graph: nn.Module, about: GraphInput, shape: tuple[int, int, int]) -> int:
     """Run the graph on random images, and return the number of classes."""
     if math.prod(shape) > shapes.MAX_ELEMENTS or min(shape) < 1:
         raise ModelError(f"images of shape {shape} are not images")
     images = torch.rand(about.batch or 2, *shape, generator=torch.Generator().manual_seed(0))
     blank = ImportedClassifier(graph, graph_input=about, name="", input_shape=shape, classes=(), probabilities=False)
     with torch.no_grad():
-        logits = _Trial(graph).run(blank.prepare(images))
+        logits = graph(blank.prepare(images))
     rows = tuple(logits.shape)
     if len(rows) < 2 or rows[0] != len(images) or math.prod(rows[2:]) != 1 or rows[1] < 2:
         raise ModelError(f"it gives {rows} for {len(images)} images; expected logits (N, K), K at least 2")
@@ -275,21 +276,6 @@ def _try(graph: fx.GraphModule, about: GraphInput, shape: tuple[int, int, int]) 
             "it gives NaN or infinite logits for images of random pixels; is input_range or mean and std right?"
         )
     return int(rows[1])
-
-
-class _Trial(fx.Interpreter):
-    """Runs a graph node by node, so that a failure names the ONNX node."""
-
-    def __init__(self, graph: fx.GraphModule) -> None:
-        super().__init__(graph)
-        self.extra_traceback = False  # it would make several lines of our message
-
-    def run_node(self, n: fx.Node) -> Any:
-        """Run a node, as `fx.Interpreter` asks."""
-        try:
-            return super().run_node(n)
-        except FAILURES as error:
-            raise ModelError(f"{n.meta.get('onnx', n.name)} cannot be computed: {first_line(error)}") from error
 
 
 def _class_names(model: onnx.ModelProto, count: int) -> tuple[str, ...]:

@@ -76,7 +76,7 @@ def ordered_nodes(graph: GraphProto, output: str) -> list[NodeProto]:
 def describe(node: NodeProto) -> str:
     """Name a node for people."""
     kind = f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
-    return f"{kind} ({node.name or node.output[0]!r})"
+    return f"{ascii(kind)[1:-1]} ({(node.name or node.output[0])!a})"
 
 
 def tensor_array(tensor: TensorProto) -> Any:

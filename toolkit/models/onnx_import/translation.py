@@ -1,18 +1,17 @@
-"""From an ONNX graph to a torch.fx graph, operator by operator; what is constant is computed on the way."""
+"""From an ONNX graph to torch, operator by operator; what is constant is computed on the way."""
 
 from __future__ import annotations
 
-import itertools
-import operator as python_operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor
 
 from toolkit.errors import ModelError
 from toolkit.models.onnx_import import elementwise, layers, quantized, shapes, windows
+from toolkit.models.onnx_import.graph import FAILURES, OnnxGraph, Step, Value, Weight, first_line
 from toolkit.models.onnx_import.reading import describe, opset_of, ordered_nodes, tensor_array
 from toolkit.models.onnx_import.table import OPERATORS, Operator
 
@@ -24,29 +23,14 @@ FAMILIES = (elementwise, layers, quantized, shapes, windows)
 
 _DOMAINS = ("", "ai.onnx")
 
-#: What a node may raise on shapes or attributes that it cannot take.
-FAILURES = (
-    RuntimeError,
-    ValueError,
-    TypeError,
-    IndexError,
-    KeyError,
-    NotImplementedError,
-    OverflowError,
-    ZeroDivisionError,
-)
 
-
-def translate(model: ModelProto, *, source: str, target: str) -> fx.GraphModule:
+def translate(model: ModelProto, *, source: str, target: str) -> OnnxGraph:
     """Build the torch form of a graph.
 
     Args:
         model: Read by `read_model`.
         source: Name of the graph's input.
         target: Name of the output that is wanted; nodes that it does not need are left out.
-
-    Returns:
-        A module whose buffers are the weights in float32. It computes in the type of its buffers and input.
 
     Raises:
         ModelError: For an operator, an attribute or a type that is not covered, and for a graph that is not one.
@@ -60,22 +44,17 @@ def translate(model: ModelProto, *, source: str, target: str) -> fx.GraphModule:
     return builder.finish(target)
 
 
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's text, or its type where it has none."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
 class _Builder:
     """The state of one translation: which name stands for which node or constant."""
 
     def __init__(self, model: ModelProto, source: str) -> None:
         self.opset = opset_of(model)
-        self.graph = fx.Graph()
-        self.root = nn.Module()
-        self.count = itertools.count()
-        self.nodes = {source: self.graph.placeholder("images")}
+        self.source = source
+        self.steps: list[Step] = []
+        self.values = {source: Value(source)}
+        self.weights: dict[str, Weight] = {}  # the constants that are buffers
+        self.buffers: dict[str, Tensor] = {}
         self.constants: dict[str, Tensor] = {}
-        self.weights: dict[str, fx.Node] = {}  # the constants that have become buffers
         self.types: dict[str, int] = {}  # element types of the constants as the file has them
         for tensor in model.graph.initializer:
             self._store(tensor.name, tensor)
@@ -92,7 +71,7 @@ class _Builder:
         elif kind in OPERATORS:
             self._add_operator(node, OPERATORS[kind])
         else:
-            raise NotImplementedError(f"operator {kind}, opset {self.opset}")
+            raise NotImplementedError(f"no such operator in the table (opset {self.opset})")
 
     def _add_operator(self, node: NodeProto, entry: Operator) -> None:
         names = entry.input_names(len(node.input))
@@ -105,24 +84,17 @@ class _Builder:
             arguments = [self._argument(name, role, entry) for name, role in zip(node.input, names, strict=True)]
             self._emit(node, entry, arguments, keywords)
 
-    def finish(self, target: str) -> fx.GraphModule:
+    def finish(self, target: str) -> OnnxGraph:
         """Return the module that computes the output of that name."""
-        if target not in self.nodes:
+        if target not in self.values:
             raise ModelError(f"the output {target!r} does not depend on the input; is this a classifier?")
-        self.graph.output(self.nodes[target])
-        self.graph.eliminate_dead_code()
-        self.graph.lint()
-        return fx.GraphModule(self.root, self.graph, class_name="OnnxGraph").eval().requires_grad_(False)
+        return OnnxGraph(self.steps, self.buffers, source=self.source, target=self.values[target].name).eval()
 
     def _emit(self, node: NodeProto, entry: Operator, arguments: Sequence[Any], keywords: dict[str, Any]) -> None:
-        name = node.output[0] or None
-        made = self.graph.create_node("call_function", entry.function, tuple(arguments), keywords, name=name)
-        made.meta["onnx"] = describe(node)
-        if not entry.multiple:
-            self.nodes[node.output[0]] = made
-            return
-        for position, name in enumerate(node.output):
-            self.nodes[name] = self.graph.call_function(python_operator.getitem, (made, position))
+        outputs = tuple(node.output) if entry.multiple else (node.output[0],)
+        step = Step(describe(node), entry.function, tuple(arguments), keywords, outputs, entry.multiple)
+        self.steps.append(step)
+        self.values.update({name: Value(name) for name in outputs})
 
     def _fold(self, node: NodeProto, result: Any, entry: Operator) -> None:
         results = result if entry.multiple else (result,)
@@ -133,17 +105,15 @@ class _Builder:
             self.types[node.output[0]] = next(attribute.i for attribute in node.attribute if attribute.name == "to")
 
     def _argument(self, name: str, role: str, entry: Operator) -> Any:
-        """Return what stands for an input in the fx graph: a node, Python numbers or None."""
-        if name in self.nodes or not name:
-            return self.nodes.get(name)
-        value = self._constant(name, role, entry)
-        if not isinstance(value, Tensor):
-            return value
-        if not value.is_floating_point():
-            # Made anew in every call, on the CPU, where shapes and indices are computed whatever the device.
-            return self.graph.call_function(torch.tensor, (value.tolist(),), {"dtype": value.dtype})
+        """Return what a step takes for an input: a value, a weight, Python numbers, integers or None."""
+        if name in self.values:
+            return self.values[name]
+        constant = self._constant(name, role, entry)
+        if not isinstance(constant, Tensor) or not constant.is_floating_point():
+            return constant
         if name not in self.weights:
-            self.weights[name] = self._buffer(value)
+            self.weights[name] = Weight(f"weight_{len(self.weights)}")
+            self.buffers[self.weights[name].key] = constant
         return self.weights[name]
 
     def _constant(self, name: str, role: str, entry: Operator) -> Any:
@@ -157,11 +127,6 @@ class _Builder:
         if role in entry.static and value.dim() <= 1:
             return tuple(value.tolist()) if value.dim() else value.item()
         return value.to(torch.float32) if role in entry.carried else value
-
-    def _buffer(self, value: Tensor) -> fx.Node:
-        key = f"constant_{next(self.count)}"
-        self.root.register_buffer(key, value)
-        return self.graph.get_attr(key)
 
     def _keywords(self, node: NodeProto, entry: Operator, inputs: dict[str, str]) -> dict[str, Any]:
         keywords = {attribute.name: _attribute(attribute) for attribute in node.attribute}
@@ -185,8 +150,8 @@ class _Builder:
         self.types[name] = tensor.data_type
 
     def _alias(self, name: str, original: str) -> None:
-        if original in self.nodes:
-            self.nodes[name] = self.nodes[original]
+        if original in self.values:
+            self.values[name] = self.values[original]
         elif original in self.constants:
             self.constants[name], self.types[name] = self.constants[original], self.types.get(original, 0)
 
