@@ -24,7 +24,7 @@ from toolkit.config import (
     format_eps,
 )
 from toolkit.errors import ToolkitError
-from toolkit.options import LazyGroup, config_options, given_params, introduction, plugin_options, read_config
+from toolkit.options import PluginGroup, config_options, given_params, introduction, plugin_options, read_config
 from toolkit.registry import FOLDERS, Entry, entries
 from toolkit.runs import Run
 
@@ -195,7 +195,7 @@ def attack_command(entry: Entry) -> click.Command:
     )
 
 
-@cli.group(cls=LazyGroup, plugins=lambda: entries("attack"), make=attack_command)
+@cli.group(cls=PluginGroup, plugins="attack", make=attack_command)
 def attack() -> None:
     """Craft adversaries of a source model: `attack NAME --model RUN --eps 8/255`."""
 

@@ -50,10 +50,13 @@ def check_eps(eps: float, *, norm: str) -> float:
 
 
 def format_eps(eps: float) -> str:
-    """Write a budget as users write it: `8/255` where it is a number of grey levels, else the shortest decimal."""
+    """Write a budget as users write it: a short decimal where it is one, `8/255` where it is a number of grey levels."""
+    short = f"{eps:g}"
+    if float(short) == eps and len(short) <= 4:
+        return short
     levels = eps * 255
     whole = round(levels)
-    return f"{whole}/255" if whole and abs(levels - whole) < 1e-6 and eps < 1 else f"{eps:g}"
+    return f"{whole}/255" if whole and abs(levels - whole) < 1e-6 and eps < 1 else short
 
 
 Number = Annotated[float, BeforeValidator(parse_number)]
@@ -69,7 +72,8 @@ class DataConfig(Strict):
     """Which images, and how they are split."""
 
     name: str = Field("digits", description="data set: a name that `list data` shows, npz:PATH or folder:PATH")
-    split_seed: int = Field(0, description="seed of the split into train, validation and calibration")
+    params: dict[str, Any] = Field(default_factory=dict, description="parameters of the data set, as `list data` shows")
+    split_seed: int = Field(0, ge=0, description="seed of the split into train, validation and calibration")
     validation: float = Field(0.1, ge=0, lt=1, description="share of the training images held out for validation")
     calibration: int = Field(256, ge=0, description="training images kept for INT8 calibration, class-balanced")
     limit_train: int | None = Field(None, ge=1, description="use at most so many training images, stratified")
@@ -124,7 +128,7 @@ class AttackConfig(Strict):
     """`cli.py attack`: one attack on one source model at one budget."""
 
     attack: str = Field("pgd-linf", description="attack: a name that `list attacks` shows")
-    model: str = Field("", description="source model: a train run")
+    model: str = Field(description="source model: a train run, or an ONNX file")
     data: str | None = Field(None, description="data set (default: the one the source model was trained on)")
     split: Literal["test", "validation", "calibration", "train"] = Field("test", description="which images")
     eps: Number = Field(8 / 255, description="budget in [0, 1] pixel units; 8/255 is understood")
@@ -149,7 +153,7 @@ class ParityLimits(Strict):
 class ExportConfig(Strict):
     """`cli.py export`: one checkpoint to the graphs that are deployed."""
 
-    model: str = Field("", description="a train run")
+    model: str = Field(description="a train run")
     precisions: tuple[Literal["fp32", "fp16", "int8"], ...] = Field(
         ("fp32", "fp16", "int8"), description="graphs to write"
     )
@@ -172,7 +176,9 @@ class EvalConfig(Strict):
 
     engines: tuple[str, ...] = Field((), description="[NAME=][BACKEND:]PATH each; a run folder gives all its graphs")
     sets: tuple[str, ...] = Field((), description="attack runs")
-    data: str | None = Field(None, description="data set whose test images are the clean ones, where no attack run is given")
+    data: str | None = Field(
+        None, description="data set whose test images are the clean ones, where no attack run is given"
+    )
     reference: str | None = Field(None, description="engine that the others are compared with (default: the first)")
     batch_size: int = Field(256, ge=1, description="images a call")
     threads: int | None = Field(None, ge=1, description="engine threads (default: all cores)")
@@ -234,6 +240,8 @@ def _first_problem(kind: type[BaseModel], error: ValidationError) -> str:
     problem = error.errors(include_url=False)[0]
     where = [str(part) for part in problem["loc"]]
     name = ".".join(where)
+    if problem["type"] == "missing":
+        return f"{name} is missing; give it with --{name.replace('_', '-')} or in --config"
     if problem["type"] != "extra_forbidden":
         return f"{name} = {problem['input']!r} is not accepted: {problem['msg']}"
     fields = kind.model_fields

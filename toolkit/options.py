@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from toolkit.config import Strict, build_config
-from toolkit.registry import REQUIRED, Entry, Param
+from toolkit.registry import REQUIRED, Entry, Param, entries, find
 
 #: Options whose everyday name is not the name of the field.
 SHORT = {
@@ -80,28 +80,21 @@ def given_params(entry: Entry, values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in taken.items() if value is not None}
 
 
-class LazyGroup(click.Group):
-    """A group whose commands are plug-ins: made when asked for, named without importing anything."""
+class PluginGroup(click.Group):
+    """A group whose commands are the plug-ins of a kind: made when asked for, named without importing anything."""
 
-    def __init__(
-        self,
-        *args: Any,
-        plugins: Callable[[], Mapping[str, Entry]],
-        make: Callable[[Entry], click.Command],
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *args: Any, plugins: str, make: Callable[[Entry], click.Command], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._plugins = plugins
         self._make = make
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the plug-ins' names."""
-        return list(self._plugins())
+        return list(entries(self._plugins))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return the command of a plug-in, or None."""
-        entry = self._plugins().get(cmd_name)
-        return self._make(entry) if entry else None
+        """Return the command of a plug-in; an unknown one is an error that names the nearest."""
+        return self._make(find(self._plugins, cmd_name))
 
 
 def _fields(kind: type[BaseModel], prefix: str = "") -> Iterable[tuple[str, FieldInfo]]:
