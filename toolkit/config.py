@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from toolkit.errors import ConfigError, nearest
-from toolkit.types import Norm, Pixels
+from toolkit.types import GradientMode, Norm, Pixels
 
 C = TypeVar("C", bound="Strict")
 
@@ -72,11 +72,11 @@ class DataConfig(Strict):
     """Which images, and how they are split."""
 
     name: str = Field("digits", description="data set: a name that `list data` shows, npz:PATH or folder:PATH")
-    params: dict[str, Any] = Field(default_factory=dict, description="parameters of the data set, as `list data` shows")
     split_seed: int = Field(0, ge=0, description="seed of the split into train, validation and calibration")
     validation: float = Field(0.1, ge=0, lt=1, description="share of the training images held out for validation")
     calibration: int = Field(256, ge=0, description="training images kept for INT8 calibration, class-balanced")
     limit_train: int | None = Field(None, ge=1, description="use at most so many training images, stratified")
+    params: dict[str, Any] = Field(default_factory=dict, description="parameters of the data set, as `list data` shows")
 
 
 class TrainConfig(Strict):
@@ -135,10 +135,13 @@ class AttackConfig(Strict):
     params: dict[str, Any] = Field(default_factory=dict, description="parameters of the attack")
     pixels: Pixels = Field("float", description="uint8 keeps adversaries on the 8-bit grid, inside the budget")
     stop: str = Field("never", description="never | first | margin=K: when an image leaves the batch")
+    gradients: GradientMode = Field(
+        "fast", description="exact: the model as it is; fast: batch norms folded; bf16: under autocast; compiled"
+    )
     limit: int | None = Field(None, ge=1, description="attack at most so many images, stratified")
     batch_size: int = Field(256, ge=1, description="images a step")
     device: str = Field("cpu", description="cpu or cuda")
-    seed: int = Field(0, description="seed of the attack's draws")
+    seed: int = Field(0, ge=0, description="seed of the attack's draws")
 
 
 class ParityLimits(Strict):

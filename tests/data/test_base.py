@@ -21,6 +21,7 @@ from toolkit.data.base import (
     LabelledImages,
     load_adversarial_set,
     load_dataset,
+    load_part,
     load_splits,
     save_adversarial_set,
     split_dataset,
@@ -35,7 +36,7 @@ def counts(images: LabelledImages) -> list[int]:
 
 
 def dataset(*sizes: int) -> Dataset:
-    return Dataset(train=labelled(sizes), test=labelled([2] * len(sizes), split="test"))
+    return Dataset(labelled([2] * len(sizes), split="test"), lambda: labelled(sizes))
 
 
 def test_images_know_their_shape_classes_and_length() -> None:
@@ -165,9 +166,7 @@ def test_a_limit_that_loses_a_class_is_refused() -> None:
 
 
 def test_without_training_images_only_the_test_part_has_any() -> None:
-    splits = split_dataset(
-        Dataset(train=None, test=labelled([2, 2], split="test")), seed=0, validation=0.1, calibration=9
-    )
+    splits = split_dataset(Dataset(labelled([2, 2], split="test")), seed=0, validation=0.1, calibration=9)
     assert [len(splits.part(name)) for name in PARTS] == [0, 0, 0, 4]
     assert splits.part("train").split == "train"
 
@@ -180,17 +179,40 @@ def test_an_unknown_part_is_named_with_the_nearest_one() -> None:
 
 def test_training_and_test_images_must_fit_together() -> None:
     test = labelled([2, 2], split="test")
-    with pytest.raises(DataError, match=r"training images are \(1, 5, 4\) and test images \(1, 4, 4\)"):
-        Dataset(train=labelled([2, 2], shape=(1, 5, 4)), test=test)
-    with pytest.raises(DataError, match="different classes"):
-        Dataset(train=labelled([2, 2, 2]), test=test)
+    with pytest.raises(DataError, match=r"train images are \(1, 5, 4\) and test images \(1, 4, 4\)"):
+        _ = Dataset(test, lambda: labelled([2, 2], shape=(1, 5, 4))).train
+    with pytest.raises(DataError, match="train and test images have different classes"):
+        _ = Dataset(test, lambda: labelled([2, 2, 2])).train
+    with pytest.raises(DataError, match="toy: there are no train images"):
+        _ = Dataset(test, lambda: labelled([2, 2]).take(np.empty(0, np.int64))).train
     with pytest.raises(DataError, match="toy: there are no test images"):
-        Dataset(train=None, test=test.take(np.empty(0, np.int64)))
+        Dataset(test.take(np.empty(0, np.int64)))
+
+
+def test_training_images_are_read_once_and_only_when_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def load_train() -> LabelledImages:
+        read.append("train")
+        return labelled([4, 4])
+
+    dataset = Dataset(labelled([2, 2], split="test"), load_train)
+    monkeypatch.setattr("toolkit.data.base.load_dataset", lambda name, params: dataset)
+    assert len(load_part(DataConfig(), "test")) == 4
+    assert read == []
+    assert len(load_part(DataConfig(calibration=0), "train")) == 6
+    assert dataset.train is dataset.train
+    assert read == ["train"]
 
 
 def test_a_configuration_gives_its_splits() -> None:
-    splits = load_splits(DataConfig(name="synthetic", split_seed=1, validation=0.25, calibration=16, limit_train=128))
-    assert [len(splits.part(name)) for name in PARTS] == [80, 32, 16, 64]
+    config = DataConfig(
+        name="synthetic", params={"test": 60}, split_seed=1, validation=0.25, calibration=16, limit_train=128
+    )
+    splits = load_splits(config)
+    assert [len(splits.part(name)) for name in PARTS] == [80, 32, 16, 60]
+    for name in PARTS:
+        np.testing.assert_array_equal(load_part(config, name).index, splits.part(name).index)
 
 
 def test_an_unknown_data_set_or_parameter_is_an_error_with_the_nearest_name() -> None:

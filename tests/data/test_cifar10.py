@@ -128,8 +128,10 @@ def test_a_hostile_pickle_is_refused_and_nothing_is_executed(
         else:
             files = dict.fromkeys(cifar_batches(), evil)
             write_tar(place / "cifar10" / "cifar-10-python.tar.gz", files)
-        with pytest.raises(DataError, match="data_batch_1 is refused, and nothing in it was executed: it asks for"):
-            load_dataset("cifar10")
+        with pytest.raises(
+            DataError, match=r"(data_batch_1|test_batch) is refused, and nothing in it was executed: it asks for"
+        ):
+            _ = load_dataset("cifar10").train
     assert not (tmp_path / EXECUTED).exists()
 
 
@@ -145,7 +147,7 @@ def test_a_damaged_binary_batch_is_one_clear_error(folder: Path, content: bytes,
     binary_folder(folder, cifar_batches())
     (folder / "data_batch_5.bin").write_bytes(content)
     with pytest.raises(DataError, match=message):
-        load_dataset("cifar10")
+        _ = load_dataset("cifar10").train
 
 
 @pytest.mark.parametrize(
@@ -168,7 +170,7 @@ def test_a_python_batch_of_something_else_is_one_clear_error(folder: Path, batch
     python_folder(folder, cifar_batches())
     (folder / "cifar-10-batches-py" / "data_batch_2").write_bytes(pickle.dumps(batch, protocol=4))
     with pytest.raises(DataError, match=message):
-        load_dataset("cifar10")
+        _ = load_dataset("cifar10").train
 
 
 def test_a_damaged_or_incomplete_archive_is_one_clear_error(folder: Path) -> None:
@@ -177,18 +179,18 @@ def test_a_damaged_or_incomplete_archive_is_one_clear_error(folder: Path) -> Non
     data = archive.read_bytes()
     archive.write_bytes(data[: len(data) // 2])
     with pytest.raises(DataError, match=r"cifar-10-python.tar.gz (cannot be read as a tar archive|holds no)"):
-        load_dataset("cifar10")
+        _ = load_dataset("cifar10").train
     write_tar(archive, {"data_batch_1": b""})
-    with pytest.raises(DataError, match="holds no data_batch_2; fetch it again"):
-        load_dataset("cifar10")
+    with pytest.raises(DataError, match="holds no test_batch; fetch it again"):
+        _ = load_dataset("cifar10").train
 
 
 @pytest.mark.parametrize("write", [binary_folder, binary_tar])
 def test_an_absurdly_large_batch_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch, write: Form) -> None:
     monkeypatch.setattr("toolkit.data.cifar10._MAX_BATCH_BYTES", 1000)
     write(folder, cifar_batches())
-    with pytest.raises(DataError, match=r"data_batch_1.bin has 12292 bytes; expected at most 1000"):
-        load_dataset("cifar10")
+    with pytest.raises(DataError, match=r"_batch(_1)?.bin has 12292 bytes; expected at most 1000"):
+        _ = load_dataset("cifar10").train
 
 
 def test_links_in_an_archive_are_not_followed(folder: Path) -> None:
@@ -198,8 +200,8 @@ def test_links_in_an_archive_are_not_followed(folder: Path) -> None:
             member = tarfile.TarInfo(f"{name}.bin")
             member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
             archive.addfile(member)
-    with pytest.raises(DataError, match=r"holds no data_batch_1.bin"):
-        load_dataset("cifar10")
+    with pytest.raises(DataError, match=r"holds no test_batch.bin"):
+        _ = load_dataset("cifar10").train
 
 
 def test_parquet_of_something_else_is_one_clear_error(folder: Path) -> None:
@@ -209,16 +211,16 @@ def test_parquet_of_something_else_is_one_clear_error(folder: Path) -> None:
     train = folder / "train-0.parquet"
     train.write_bytes(b"PAR1 not really")
     with pytest.raises(DataError, match=r"train-0.parquet cannot be read as a Parquet file of encoded images"):
-        load_dataset("cifar10")
+        _ = load_dataset("cifar10").train
     parquet.write_table(pyarrow.table({"text": ["a"], "label": [1]}), train)
     with pytest.raises(DataError, match="has columns text, label; expected img or image, and label or labels"):
-        load_dataset("cifar10")
+        _ = load_dataset("cifar10").train
     parquet.write_table(pyarrow.table({"img": [{"bytes": b"junk", "path": ""}], "label": [1]}), train)
     with pytest.raises(DataError, match=r"cifar10: image 0 cannot be read as a PNG or JPEG image"):
-        load_dataset("cifar10")
+        _ = load_dataset("cifar10").train
     parquet.write_table(pyarrow.table({"img": [{"bytes": None, "path": "a.png"}], "label": [1]}), train)
     with pytest.raises(DataError, match="image 0 has no bytes"):
-        load_dataset("cifar10")
+        _ = load_dataset("cifar10").train
     write_parquet(train, pixels(2, (3, 16, 16)), np.array([1, 2]))
     with pytest.raises(DataError, match=r"images are \(3, 16, 16\); expected \(3, 32, 32\)"):
-        load_dataset("cifar10")
+        _ = load_dataset("cifar10").train

@@ -103,11 +103,11 @@ def test_a_missing_folder_or_class_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no folder at .*absent; expected one with train/ and test/"):
         load_dataset(f"folder:{tmp_path / 'absent'}")
     with pytest.raises(DataError, match=r"has 0 class folder\(s\); expected at least two"):
-        load_dataset(f"folder:{tmp_path}")
+        _ = load_dataset(f"folder:{tmp_path}").train
     write_classes(tmp_path / "test", {"a": 2, "b": 1})
     write_classes(tmp_path / "train", {"a": 2, "b": 1, "c": 1})
     with pytest.raises(DataError, match="class 'c' is only in one of train/ and test/"):
-        load_dataset(f"folder:{tmp_path}")
+        _ = load_dataset(f"folder:{tmp_path}").train
 
 
 def test_an_empty_class_is_one_clear_error(tmp_path: Path) -> None:
@@ -116,13 +116,13 @@ def test_an_empty_class_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"class folder .*/c holds no PNG or JPEG images; add some or remove the folder"
     ):
-        load_dataset(f"folder:{tmp_path}")
+        _ = load_dataset(f"folder:{tmp_path}").train
 
 
 def test_a_class_of_one_image_cannot_be_split(tmp_path: Path) -> None:
     write_classes(tmp_path, {"a": 2, "b": 1})
     with pytest.raises(DataError, match="class 'b' has one image; expected one to train on and one to test"):
-        load_dataset(f"folder:{tmp_path}")
+        _ = load_dataset(f"folder:{tmp_path}").train
 
 
 def test_mixed_sizes_and_channels_are_one_clear_error(tmp_path: Path) -> None:
@@ -131,10 +131,10 @@ def test_mixed_sizes_and_channels_are_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"b/zzz.png is \(3, 7, 5\) and .*a/000.png is \(3, 6, 5\); expected one \(C, H, W\)"
     ):
-        load_dataset(f"folder:{tmp_path}")
+        _ = load_dataset(f"folder:{tmp_path}").train
     write_image(tmp_path / "b" / "zzz.png", pixels(1, (6, 5))[0])
     with pytest.raises(DataError, match=r"b/zzz.png is \(1, 6, 5\).*make them all grey or all colour"):
-        load_dataset(f"folder:{tmp_path}")
+        _ = load_dataset(f"folder:{tmp_path}").train
 
 
 @pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n"])
@@ -142,7 +142,7 @@ def test_a_bad_image_is_one_clear_error(tmp_path: Path, content: bytes) -> None:
     write_classes(tmp_path, {"a": 2, "b": 2})
     (tmp_path / "b" / "001.png").write_bytes(content)
     with pytest.raises(DataError, match=r"b/001.png cannot be read as a PNG or JPEG image"):
-        load_dataset(f"folder:{tmp_path}")
+        _ = load_dataset(f"folder:{tmp_path}").train
 
 
 def test_a_truncated_image_is_one_clear_error(tmp_path: Path) -> None:
@@ -150,25 +150,25 @@ def test_a_truncated_image_is_one_clear_error(tmp_path: Path) -> None:
     path = tmp_path / "a" / "001.png"
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(DataError, match=r"a/001.png cannot be read as a PNG or JPEG image \(.*truncated"):
-        load_dataset(f"folder:{tmp_path}")
+        _ = load_dataset(f"folder:{tmp_path}").train
 
 
 def test_another_kind_of_image_is_not_passed_over(tmp_path: Path) -> None:
     write_classes(tmp_path, {"a": 2, "b": 2})
     (tmp_path / "a" / "00001.ppm").touch()
     with pytest.raises(DataError, match=r"a/00001.ppm is neither PNG nor JPEG; convert it"):
-        load_dataset(f"folder:{tmp_path}")
+        _ = load_dataset(f"folder:{tmp_path}").train
     (tmp_path / "a" / "00001.ppm").rename(tmp_path / "a" / "00001.png")
     Image.fromarray(pixels(1, (6, 5))[0]).save(tmp_path / "a" / "00001.png", "GIF")
     with pytest.raises(DataError, match=r"a/00001.png cannot be read as a PNG or JPEG image"):
-        load_dataset(f"folder:{tmp_path}")
+        _ = load_dataset(f"folder:{tmp_path}").train
 
 
 def test_a_palette_with_transparency_is_refused(tmp_path: Path) -> None:
     write_classes(tmp_path, {"a": 2, "b": 2})
     Image.new("P", (5, 6)).save(tmp_path / "a" / "000.png", transparency=0)
     with pytest.raises(DataError, match=r"a/000.png has mode P or transparency"):
-        load_dataset(f"folder:{tmp_path}")
+        _ = load_dataset(f"folder:{tmp_path}").train
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "I;16", "CMYK"])
@@ -177,7 +177,7 @@ def test_transparency_and_deep_colour_are_refused(tmp_path: Path, mode: str) -> 
     path = tmp_path / "a" / "000.png"
     Image.new(mode, (5, 6)).save(path, "JPEG" if mode == "CMYK" else "PNG")
     with pytest.raises(DataError, match=f"a/000.png has mode {mode} or transparency; expected 8-bit grey or RGB"):
-        load_dataset(f"folder:{tmp_path}")
+        _ = load_dataset(f"folder:{tmp_path}").train
 
 
 def test_an_absurdly_large_image_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
@@ -190,4 +190,4 @@ def test_an_absurdly_large_image_is_refused_before_it_is_decoded(tmp_path: Path)
     data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
     path.write_bytes(data)
     with pytest.raises(DataError, match=r"b/000.png has 12000x6000 pixels; expected at most 16777216 in all"):
-        load_dataset(f"folder:{tmp_path}")
+        _ = load_dataset(f"folder:{tmp_path}").train

@@ -6,8 +6,9 @@ Images are float32 NCHW in [0, 1]. On disk they are uint8 where that loses nothi
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -110,22 +111,37 @@ class LabelledImages:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set as it is published: its training images, when it has any, and its test images."""
+    """A data set as it is published.
 
-    train: LabelledImages | None
+    Attributes:
+        test: The test images.
+        load_train: Reads the training images, or None where there are none; attacks and evaluations need not read them.
+    """
+
     test: LabelledImages
+    load_train: Callable[[], LabelledImages] | None = None
 
     def __post_init__(self) -> None:
-        for part in (self.train, self.test):
-            if part is not None and not len(part):
-                raise DataError(f"{part.name}: there are no {part.split} images; expected at least one of each class")
-        if self.train is not None and self.train.input_shape != self.test.input_shape:
+        self._check(self.test)
+
+    @cached_property
+    def train(self) -> LabelledImages | None:
+        """The training images, read when they are first asked for."""
+        train = self.load_train() if self.load_train else None
+        if train is not None:
+            self._check(train)
+        return train
+
+    def _check(self, part: LabelledImages) -> None:
+        if not len(part):
+            raise DataError(f"{part.name}: there are no {part.split} images; expected at least one of each class")
+        if part.input_shape != self.test.input_shape:
             raise DataError(
-                f"{self.test.name}: training images are {self.train.input_shape} and test images "
-                f"{self.test.input_shape}; expected the same (C, H, W)"
+                f"{part.name}: {part.split} images are {part.input_shape} and test images {self.test.input_shape}; "
+                "expected the same (C, H, W)"
             )
-        if self.train is not None and self.train.classes != self.test.classes:
-            raise DataError(f"{self.test.name}: training and test images have different classes; expected the same")
+        if part.classes != self.test.classes:
+            raise DataError(f"{part.name}: {part.split} and test images have different classes; expected the same")
 
 
 @dataclass(frozen=True)
@@ -256,12 +272,22 @@ def load_splits(config: DataConfig) -> Splits:
         DataError: When the data cannot be used, or a class is too small for the split.
     """
     return split_dataset(
-        load_dataset(config.name),
+        load_dataset(config.name, params=config.params),
         seed=config.split_seed,
         validation=config.validation,
         calibration=config.calibration,
         limit_train=config.limit_train,
     )
+
+
+def load_part(config: DataConfig, part: str) -> LabelledImages:
+    """Load one part of the data set of a configuration; the test images without reading or splitting the others.
+
+    Raises:
+        ConfigError: For an unknown name.
+        DataError: When the data cannot be used, or a class is too small for the split.
+    """
+    return load_dataset(config.name, params=config.params).test if part == "test" else load_splits(config).part(part)
 
 
 def split_dataset(

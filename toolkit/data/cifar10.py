@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -44,7 +45,7 @@ def cifar10() -> Dataset:
         DataError: When the files are missing and cannot be fetched, or are not what they should be.
     """
     folder = find_dataset("cifar10", complete=lambda folder: _form(folder) is not None, remote=_FILES)
-    return Dataset(train=read_cifar10(folder, "train"), test=read_cifar10(folder, "test"))
+    return Dataset(read_cifar10(folder, "test"), partial(read_cifar10, folder, "train"))
 
 
 def read_cifar10(folder: Path, split: str) -> LabelledImages:

@@ -30,7 +30,7 @@ def digits() -> Dataset:
     whole = LabelledImages.from_arrays(images, source.target, classes=classes, name="digits", split="train")
     test = np.sort(stratified_sample(whole.labels, _TEST_IMAGES, seed=0))
     train = np.setdiff1d(whole.index, test)
-    return Dataset(train=whole.take(train), test=whole.take(test, split="test"))
+    return Dataset(whole.take(test, split="test"), lambda: whole.take(train))
 
 
 def _enlarge(image: Array) -> Array:

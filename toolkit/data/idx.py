@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -51,10 +52,8 @@ def mnist() -> Dataset:
         DataError: When the files are missing and cannot be fetched, or are not what they should be.
     """
     folder = find_dataset("mnist", complete=_complete, remote=_MNIST_FILES)
-    return Dataset(
-        train=read_idx_split(folder, "train", name="mnist", classes=_DIGITS),
-        test=read_idx_split(folder, "test", name="mnist", classes=_DIGITS),
-    )
+    read = partial(read_idx_split, folder, name="mnist", classes=_DIGITS)
+    return Dataset(read("test"), partial(read, "train"))
 
 
 @register("fashion-mnist")
@@ -65,10 +64,8 @@ def fashion_mnist() -> Dataset:
         DataError: When the files are missing and cannot be fetched, or are not what they should be.
     """
     folder = find_dataset("fashion-mnist", complete=_complete, remote=_FASHION_FILES)
-    return Dataset(
-        train=read_idx_split(folder, "train", name="fashion-mnist", classes=_GARMENTS),
-        test=read_idx_split(folder, "test", name="fashion-mnist", classes=_GARMENTS),
-    )
+    read = partial(read_idx_split, folder, name="fashion-mnist", classes=_GARMENTS)
+    return Dataset(read("test"), partial(read, "train"))
 
 
 def read_idx_split(folder: Path, split: str, *, name: str, classes: tuple[str, ...]) -> LabelledImages:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from toolkit.data.arrays import to_float
 from toolkit.data.base import Dataset, LabelledImages, held_out
 from toolkit.data.decode import decode_images
 from toolkit.errors import ConfigError, DataError
 from toolkit.registry import register
+from toolkit.types import Array, Labels
 
 _READ = (".png", ".jpg", ".jpeg")
 _OTHER_IMAGES = (".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
@@ -35,17 +38,45 @@ def image_folder(path: Path, *, test_fraction: float = 0.2) -> Dataset:
         raise ConfigError(f"test_fraction = {test_fraction:g}; expected a number between 0 and 1, such as 0.2")
     if not path.is_dir():
         raise DataError(f"no folder at {path}; expected one with train/ and test/, or with a folder a class")
-    if not (path / "test").is_dir():
-        return _split(_read(path, _class_names(path), name=path.name, split="train"), test_fraction)
-    classes = _class_names(path / "test")
-    test = _read(path / "test", classes, name=path.name, split="test")
-    if not (path / "train").is_dir():
-        return Dataset(train=None, test=test)
-    if strangers := set(classes) ^ set(_class_names(path / "train")):
-        raise DataError(
-            f"{path}: class {min(strangers)!r} is only in one of train/ and test/; expected the same in both"
-        )
-    return Dataset(train=_read(path / "train", classes, name=path.name, split="train"), test=test)
+    if (path / "test").is_dir():
+        test, train = _list_images(path / "test", name=path.name), None
+        if (path / "train").is_dir():
+            train = _list_images(path / "train", name=path.name)
+            if strangers := set(test.classes) ^ set(train.classes):
+                raise DataError(
+                    f"{path}: class {min(strangers)!r} is only in one of train/ and test/; expected the same"
+                )
+    else:
+        train, test = _hold_out(_list_images(path, name=path.name), test_fraction)
+    return Dataset(test.read("test"), partial(train.read, "train") if train else None)
+
+
+@dataclass(frozen=True)
+class _ImageFiles:
+    """Files with their labels; `index` is the position in the sorted list of all of them."""
+
+    files: tuple[Path, ...]
+    labels: Labels
+    index: Labels
+    classes: tuple[str, ...]
+    name: str
+
+    def take(self, rows: Array) -> _ImageFiles:
+        files = tuple(self.files[row] for row in rows)
+        return replace(self, files=files, labels=self.labels[rows], index=self.index[rows])
+
+    def read(self, split: str) -> LabelledImages:
+        pixels = decode_images(self.files, name=lambda row: str(self.files[row]))
+        images = to_float(pixels, what=self.name)
+        return LabelledImages(images, self.labels, self.index, self.classes, f"folder:{self.name}", split)
+
+
+def _list_images(folder: Path, *, name: str) -> _ImageFiles:
+    classes = _class_names(folder)
+    groups = [_image_files(folder / label) for label in classes]
+    files = tuple(file for group in groups for file in group)
+    labels = np.repeat(np.arange(len(classes)), [len(group) for group in groups])
+    return _ImageFiles(files, labels, np.arange(len(files)), classes, name)
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
@@ -53,14 +84,6 @@ def _class_names(folder: Path) -> tuple[str, ...]:
     if len(names) < 2:
         raise DataError(f"{folder} has {len(names)} class folder(s); expected at least two, with images in them")
     return tuple(names)
-
-
-def _read(folder: Path, classes: Sequence[str], *, name: str, split: str) -> LabelledImages:
-    files = [_image_files(folder / label) for label in classes]
-    flat = [file for group in files for file in group]
-    images = decode_images(flat, name=lambda position: str(flat[position]))
-    labels = np.repeat(np.arange(len(classes)), [len(group) for group in files])
-    return LabelledImages.from_arrays(images, labels, classes=tuple(classes), name=f"folder:{name}", split=split)
 
 
 def _image_files(folder: Path) -> list[Path]:
@@ -74,18 +97,15 @@ def _image_files(folder: Path) -> list[Path]:
     return files
 
 
-def _split(whole: LabelledImages, fraction: float) -> Dataset:
-    """Hold out a share of each class; `index` stays the position among all files."""
-    sizes = np.bincount(whole.labels, minlength=whole.num_classes)
+def _hold_out(whole: _ImageFiles, fraction: float) -> tuple[_ImageFiles, _ImageFiles]:
+    """Share the files into training and test ones, by class and the same each time."""
+    sizes = np.bincount(whole.labels)
     for label in np.flatnonzero(sizes < 2):
         raise DataError(
-            f"{whole.name}: class {whole.classes[label]!r} has one image; expected one to train on and one to test"
+            f"folder {whole.name}: class {whole.classes[label]!r} has one image; expected one to train on and one to test"
         )
     random = np.random.default_rng(0)
     held = np.minimum(held_out(sizes, fraction), sizes - 1)
-    test = np.sort(
-        np.concatenate(
-            [random.permutation(np.flatnonzero(whole.labels == label))[:count] for label, count in enumerate(held)]
-        )
-    )
-    return Dataset(train=whole.take(np.setdiff1d(whole.index, test)), test=whole.take(test, split="test"))
+    test = [random.permutation(np.flatnonzero(whole.labels == label))[:count] for label, count in enumerate(held)]
+    rows = np.sort(np.concatenate(test))
+    return whole.take(np.setdiff1d(whole.index, rows)), whole.take(rows)

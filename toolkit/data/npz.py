@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,17 +33,17 @@ def npz(path: Path) -> Dataset:
     classes = read_classes(
         arrays, labels=np.concatenate([arrays[f"y_{part}"].ravel() for part in parts]), what=str(path)
     )
-    test, *train = (
-        LabelledImages.from_arrays(
+
+    def read(part: str) -> LabelledImages:
+        return LabelledImages.from_arrays(
             to_nchw(arrays[f"x_{part}"], what=f"{path}: x_{part}"),
             arrays[f"y_{part}"],
             classes=classes,
             name=f"npz:{path.name}",
             split=part,
         )
-        for part in reversed(parts)
-    )
-    return Dataset(train=train[0] if train else None, test=test)
+
+    return Dataset(read("test"), partial(read, "train") if "train" in parts else None)
 
 
 def to_nchw(images: Array, *, what: str) -> Array:

@@ -48,4 +48,5 @@ def synthetic(
         classes = tuple(f"class-{label}" for label in range(num_classes))
         return LabelledImages.from_arrays(images, labels, classes=classes, name="synthetic", split=split)
 
-    return Dataset(train=draw(train, "train"), test=draw(test, "test"))
+    drawn = draw(train, "train")
+    return Dataset(draw(test, "test"), lambda: drawn)

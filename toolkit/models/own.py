@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from toolkit.config import ImportConfig
-from toolkit.data.base import LabelledImages, load_dataset
+from toolkit.data.base import LabelledImages, load_part
 from toolkit.errors import ModelError
 from toolkit.models.base import Classifier, build_classifier, load_weights, save_classifier
 from toolkit.models.weights import fit_names, read_weights
@@ -66,7 +66,7 @@ def import_model(config: ImportConfig, out: Run) -> None:
         DataError: When the data set cannot be loaded.
         ModelError: When the network, its weights and the images do not fit together.
     """
-    test = load_dataset(config.data.name).test
+    test = load_part(config.data, "test")
     if config.input_shape and config.input_shape != test.input_shape:
         raise ModelError(
             f"input_shape = {config.input_shape}, but the images of {test.name} are {test.input_shape}; expected the same"

@@ -50,7 +50,6 @@ class _Material:
 
     images: Tensor
     labels: Tensor
-    index: np.ndarray[tuple[int], np.dtype[np.int64]]
     validation: LabelledImages
     device: torch.device
 
@@ -83,7 +82,7 @@ def train(config: TrainConfig, out: Run) -> None:
 
 def _load_splits(config: TrainConfig) -> Splits:
     data = config.data
-    dataset = load_dataset(data.name)
+    dataset = load_dataset(data.name, params=data.params)
     if dataset.train is None:
         raise DataError(f"data set {data.name!r} has no training images; it can be attacked and evaluated only")
     splits = split_dataset(
@@ -107,7 +106,6 @@ def _start(config: TrainConfig, splits: Splits, *, device: torch.device) -> tupl
     material = _Material(
         images=torch.from_numpy(train.images).to(device),
         labels=torch.from_numpy(train.labels).to(device),
-        index=train.index,
         validation=splits.validation,
         device=device,
     )
