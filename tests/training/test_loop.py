@@ -88,6 +88,7 @@ def test_the_normalisation_is_that_of_the_training_images_and_possas_vgg_has_non
         {"optimizer": "adam", "lr": 1e-3, "schedule": "cosine", "patience": 3},
         {"optimizer": "rmsprop", "lr": 1e-3, "schedule": "inverse-time", "amp": True},
         {"model": "possas-vgg", "optimizer": "rmsprop", "lr": 1e-3, "data__limit_train": 128},  # dropout
+        pytest.param({"model": "possas-vgg", "device": "cuda", "augment": "flip-crop"}, marks=pytest.mark.gpu),
     ],
 )
 def test_a_run_that_is_killed_and_continued_ends_in_the_same_bytes(
