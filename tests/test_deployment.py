@@ -217,6 +217,17 @@ def test_int8_may_be_left_out_when_there_is_nothing_to_calibrate_with(tmp_path: 
     assert read_report(run.path).calibration is None
 
 
+def test_an_operator_that_stays_in_float_is_named_on_stderr_and_in_the_report(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("export.int8.quantized_operators", lambda model: ({"Conv": 2}, {"Conv": 3}, ("stem",)))
+    run = export(trained, tmp_path / "out", precisions=("int8",), recipes=("trt",))
+    assert "model.int8-trt.onnx leaves in float: stem" in capsys.readouterr().err
+    record = read_report(run.path).graphs[-1].int8
+    assert record is not None
+    assert (record.quantized, record.total, record.unquantized) == ({"Conv": 2}, {"Conv": 3}, ("stem",))
+
+
 def write_npz(path: Path, side: int = 16) -> Path:
     x = np.random.default_rng(0).integers(0, 256, (40, side, side), dtype=np.uint8)
     np.savez(path, x_test=x, y_test=np.arange(40) % 4)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -130,6 +131,8 @@ def export_model(config: ExportConfig, out: Run) -> None:
             started = time.monotonic()
             int8 = _write(target, checkpoint, config, calibration, out.path)
             seconds = time.monotonic() - started
+            if int8 and int8.unquantized:
+                print(f"edgeproof: {target.file} leaves in float: {', '.join(int8.unquantized)}", file=sys.stderr)
             records.append(_measure(target, int8, reference, validation, config, out.path, seconds=seconds))
             advance(note=target.file)
     report = ParityReport(

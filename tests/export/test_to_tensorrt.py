@@ -23,7 +23,7 @@ DEVICE = {"tensorrt": "11.4.0", "cuda": "13.0", "gpu": "a GPU", "compute_capabil
 @pytest.fixture
 def tensorrt(monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
     fake = FakeTensorRT()
-    monkeypatch.setitem(sys.modules, "tensorrt", fake)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "tensorrt", fake)
     monkeypatch.setattr(export.to_tensorrt, "_device", lambda: DEVICE)
     return fake
 
@@ -139,7 +139,7 @@ def test_a_graph_with_another_input_is_refused(
 
 
 def test_an_old_tensorrt_is_refused(resnet: Toy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(sys.modules, "tensorrt", FakeTensorRT("8.6.1"))  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "tensorrt", FakeTensorRT("8.6.1"))
     with pytest.raises(ExportError, match=r"TensorRT 8\.6\.1 is too old; expected 10 or later"):
         build(resnet, tmp_path)
 
@@ -150,7 +150,7 @@ def test_a_machine_without_a_cuda_driver_is_told_so(
     def missing(name: str) -> None:
         raise OSError(f"{name}: cannot open shared object file")
 
-    monkeypatch.setitem(sys.modules, "tensorrt", FakeTensorRT())  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "tensorrt", FakeTensorRT())
     monkeypatch.setattr("ctypes.CDLL", missing)
     with pytest.raises(
         ExportError, match=r"no CUDA driver here \(libcuda\.so\.1: .*a plan is built on the GPU that runs it"
