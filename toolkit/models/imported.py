@@ -101,6 +101,11 @@ class ImportedClassifier(nn.Module):
             return self._logits(given)
         return self._in_batches(given, self.graph_input.batch)
 
+    def outputs(self, x: Tensor) -> Tensor:
+        """Return what an engine that runs the file gives, (N, K): the logits, or probabilities where the graph ends so."""
+        logits: Tensor = self(x)
+        return logits.softmax(1) if self.probabilities else logits
+
     def prepare(self, x: Tensor) -> Tensor:
         """Return what the graph is given for images (N, C, H, W) in [0, 1], in the type of `x`."""
         about = self.graph_input

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.oracles import SHAPE, labelled_images, small_network
+from toolkit.attacks.base import find_attack
+from toolkit.attacks.craft import craft
+from toolkit.attacks.twin import Source, check_twin, chosen_data, confirm, open_source
+from toolkit.data.base import AdversarialSet, LabelledImages
+from toolkit.engines.base import open_engine, predict_all
+from toolkit.errors import ConfigError, ModelError, RunError
+from toolkit.models.imported import import_onnx
+from toolkit.runs import Run
+
+pytest.importorskip("onnxruntime")
+EPS = 8 / 255
+
+
+@pytest.fixture(scope="module")
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The FP32, FP16 and INT8 graphs of a small network, in one folder."""
+    from export.fp16 import convert_fp16
+    from export.int8 import quantize_int8
+    from export.to_onnx import export_onnx
+
+    folder = tmp_path_factory.mktemp("graphs")
+    fp32 = folder / "model.fp32.onnx"
+    export_onnx(small_network().float(), fp32, input_shape=SHAPE, opset=17, exporter="torchscript")
+    convert_fp16(fp32, folder / "model.fp16.onnx")
+    for recipe in ("trt", "cpu"):
+        quantize_int8(fp32, folder / f"model.int8-{recipe}.onnx", calibration=[data().images], recipe=recipe)  # type: ignore[arg-type]
+    return folder
+
+
+def data(count: int = 60) -> LabelledImages:
+    return labelled_images(count)
+
+
+def adversaries(source: Source, folder: Path) -> AdversarialSet:
+    with Run.start("attack", "test", config={"seed": 0}, out=folder) as out:
+        return craft(
+            find_attack("pgd-linf"),
+            source.model,
+            data(),
+            eps=EPS,
+            params={"steps": 5},
+            batch_size=32,
+            seed=0,
+            device="cpu",
+            out=out,
+            source=source.name,
+        )
+
+
+def engine_logits(path: Path, images: np.ndarray) -> np.ndarray:
+    with open_engine(path) as engine:
+        return predict_all(engine, images, batch_size=32)
+
+
+def elsewhere(path: Path) -> Source:
+    """A source whose twin is not that of its graph: its weights are moved."""
+    source = open_source(path, device="cpu")
+    torch.manual_seed(0)
+    for weight in source.model.buffers():
+        weight.add_(torch.randn_like(weight) * 0.5 * weight.abs())
+    return source
+
+
+@pytest.mark.parametrize("name", ["fp32", "fp16", "int8-trt", "int8-cpu"])
+def test_graph_is_attacked_and_only_what_fools_its_engine_counts(name: str, graphs: Path, tmp_path: Path) -> None:
+    path = graphs / f"model.{name}.onnx"
+    source = open_source(path, device="cpu")
+    checked = check_twin(source, data(), batch_size=32)
+    assert checked["import_flips"] <= 0.01
+    made = adversaries(source, tmp_path)
+    confirmed = confirm(made, source, batch_size=32)
+    assert confirmed.source_logits is not None
+    assert confirmed.source_clean_logits is not None
+    np.testing.assert_array_equal(confirmed.source_logits, engine_logits(path, made.images))
+    np.testing.assert_array_equal(confirmed.source_clean_logits, engine_logits(path, data().images))
+    assert confirmed.indicators["confirmed"] > 0.9
+    assert confirmed.indicators["zero_gradients"] == 0
+    labels = data().labels
+    before = (confirmed.source_clean_logits.argmax(1) == labels).mean()
+    assert (confirmed.source_logits.argmax(1) == labels).mean() < before
+
+
+def test_confirmed_is_the_share_of_the_twins_adversaries_that_fool_the_engine(graphs: Path, tmp_path: Path) -> None:
+    source = elsewhere(graphs / "model.fp32.onnx")
+    made = adversaries(source, tmp_path)
+    assert made.source_logits is not None
+    labels = data().labels
+    ours = made.source_logits.argmax(1) != labels
+    theirs = engine_logits(graphs / "model.fp32.onnx", made.images).argmax(1) != labels
+    share = (ours & theirs).sum() / ours.sum()
+    assert 0 < share < 1
+    assert confirm(made, source, batch_size=7).indicators["confirmed"] == pytest.approx(share)
+
+
+def test_fp32_twin_that_is_another_model_is_refused(graphs: Path) -> None:
+    with pytest.raises(ModelError, match=r"model\.fp32\.onnx: .* differs from ONNX Runtime by .* in a logit; expected"):
+        check_twin(elsewhere(graphs / "model.fp32.onnx"), data(), batch_size=32)
+
+
+def test_int8_twin_that_is_another_model_is_refused(graphs: Path) -> None:
+    match = r"classifies \d+ of 188 images otherwise than ONNX Runtime; expected at most \d+, since .* on \d+"
+    with pytest.raises(ModelError, match=match):
+        check_twin(elsewhere(graphs / "model.int8-trt.onnx"), data(), batch_size=32)
+
+
+def test_nan_of_the_twin_is_refused(graphs: Path) -> None:
+    source = open_source(graphs / "model.fp32.onnx", device="cpu")
+    for weight in source.model.buffers():
+        weight.fill_(torch.nan)
+    with pytest.raises(ModelError, match="by nan in a logit"):
+        check_twin(source, data(), batch_size=32)
+
+
+def test_checkpoint_needs_no_engine(tmp_path: Path) -> None:
+    source = Source(small_network().float(), "network", None)  # type: ignore[arg-type]
+    made = adversaries(source, tmp_path)
+    assert check_twin(source, data(), batch_size=32) == {}
+    assert confirm(made, source, batch_size=32) is made
+
+
+def test_graph_of_an_export_run_knows_its_data_and_is_verified(graphs: Path, tmp_path: Path) -> None:
+    with Run.start("train", "t", config={"data": {"name": "digits"}}, out=tmp_path / "train") as run:
+        run.finish()
+    with Run.start("export", "e", config={"model": str(tmp_path / "train")}, out=tmp_path / "export") as run:
+        (tmp_path / "export/model.fp32.onnx").write_bytes((graphs / "model.fp32.onnx").read_bytes())
+        run.finish()
+    path = tmp_path / "export/model.fp32.onnx"
+    source = open_source(path, device="cpu")
+    assert (source.name, source.graph) == ("export/model.fp32.onnx", path)
+    assert chosen_data(source, None).name == "digits"
+    assert chosen_data(source, "cifar10").name == "cifar10"
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(RunError, match="changed after the run"):
+        open_source(path, device="cpu")
+
+
+def test_foreign_graph_needs_a_data_set(graphs: Path) -> None:
+    source = open_source(graphs / "model.fp32.onnx", device="cpu")
+    with pytest.raises(ConfigError, match=r"model\.fp32\.onnx does not say what it was trained on; .* --data"):
+        chosen_data(source, None)
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "m.pt").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"m\.pt cannot be attacked; expected a train run or an ONNX file"):
+        open_source(tmp_path / "m.pt", device="cpu")
+
+
+def test_probabilities_are_compared_with_probabilities(tmp_path: Path) -> None:
+    from export.to_onnx import export_onnx
+
+    network = torch.nn.Sequential(small_network().float(), torch.nn.Softmax(1)).eval()
+    export_onnx(network, tmp_path / "m.onnx", input_shape=SHAPE, opset=17, exporter="torchscript")
+    source = open_source(tmp_path / "m.onnx", device="cpu")
+    assert check_twin(source, data(), batch_size=32)["import_max_abs_diff"] < 1e-5
+    made = adversaries(source, tmp_path / "run")
+    assert made.indicators["zero_gradients"] == 0
+    assert confirm(made, source, batch_size=32).source_logits.sum(1) == pytest.approx(1)  # type: ignore[union-attr]
+    assert import_onnx(tmp_path / "m.onnx").probabilities
