@@ -18,7 +18,7 @@ from torch.nn import functional
 from toolkit.attacks.base import Draws
 from toolkit.config import TrainConfig
 from toolkit.data.arrays import write_npz
-from toolkit.data.base import LabelledImages, Splits, load_dataset, split_dataset
+from toolkit.data.base import LabelledImages, Splits, load_splits
 from toolkit.errors import ConfigError, DataError, ModelError
 from toolkit.evaluation.metrics import Rate, per_class_accuracy
 from toolkit.models.base import Classifier, build_classifier, save_classifier, torch_device
@@ -81,17 +81,9 @@ def train(config: TrainConfig, out: Run) -> None:
 
 
 def _load_splits(config: TrainConfig) -> Splits:
-    data = config.data
-    dataset = load_dataset(data.name, params=data.params)
-    if dataset.train is None:
-        raise DataError(f"data set {data.name!r} has no training images; it can be attacked and evaluated only")
-    splits = split_dataset(
-        dataset,
-        seed=data.split_seed,
-        validation=data.validation,
-        calibration=data.calibration,
-        limit_train=data.limit_train,
-    )
+    splits = load_splits(config.data)
+    if not len(splits.train):
+        raise DataError(f"data set {config.data.name!r} has no training images; it can be attacked and evaluated only")
     if config.patience is not None and not len(splits.validation):
         raise ConfigError("patience needs validation images to watch; set data.validation above 0, or drop patience")
     return splits
