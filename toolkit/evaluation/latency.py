@@ -15,7 +15,7 @@ from toolkit.engines.base import Engine
 from toolkit.evaluation.results import ThroughputRecord
 from toolkit.types import Images
 
-WARM_UP, FEWEST, MOST = 2, 7, 30
+WARM_UP, FEWEST, MOST = 1, 5, 30
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def measure_throughput(
         engines: Name to engine.
         images: (N, C, H, W) in [0, 1]; the batch is the first of them.
         batch_size: Images a call; fewer where there are fewer images or the engine takes fewer.
-        seconds: About how long each engine is timed; between 7 and 30 repeats.
+        seconds: About how long each engine is timed; between 5 and 30 repeats.
         clock: Seconds from any origin.
     """
     batches = {name: images[: min(batch_size, engine.info.max_batch or batch_size)] for name, engine in engines.items()}

@@ -17,6 +17,11 @@ from toolkit.types import Logits
 _FEW = 100  # images under which an interval is wider than +-10 points at 50 %
 _FEW_A_CLASS = 10
 _MASKED = 0.05  # share of images without a gradient that a healthy network stays under
+_MASKING = {
+    "zero_gradients": "the source's gradient is exactly zero",
+    "non_finite_gradients": "the source's gradient or loss is not finite",
+    "saturated_loss": "the source's loss has no precision left",
+}
 
 
 def check_logits(engine: str, set_: str, logits: Logits) -> Iterator[str]:
@@ -49,10 +54,10 @@ def check_results(cells: Sequence[CellRecord], *, engines: Sequence[str], sets: 
         yield from _chance(found[engine, "clean"])
     for attack in attacks:
         yield from _budget(attack)
-        yield from _gradients(attack)
         for noise in noises:
             if attack.norm == noise.norm and (noise.eps or 0) <= (attack.eps or 0):
                 yield from _noise(attack.name, noise.name, found, engines)
+    yield from _gradients(attacks)
     for small, large in _neighbours(attacks):
         yield from _order(small.name, large.name, found, engines)
 
@@ -82,17 +87,12 @@ def _budget(attack: SetRecord) -> Iterator[str]:
         yield f"{attack.name!r} uses {used:.0%} of its budget on average: the attack is weaker than its eps says"
 
 
-def _gradients(attack: SetRecord) -> Iterator[str]:
+def _gradients(attacks: Sequence[SetRecord]) -> Iterator[str]:
     """Warn of gradients that the attack stage found missing (Athalye et al., 2018, arXiv:1802.00420)."""
-    meaning = {
-        "zero_gradients": "the source's gradient is exactly zero",
-        "non_finite_gradients": "the source's gradient or loss is not finite",
-        "saturated_loss": "the source's loss has no precision left",
-    }
-    for name, said in meaning.items():
-        share = attack.indicators.get(name, 0.0)
+    for name, said in _MASKING.items():
+        share, worst = max(((attack.indicators.get(name, 0.0), attack.name) for attack in attacks), default=(0.0, ""))
         if share > _MASKED:
-            yield f"{attack.name!r}: {said} on {share:.0%} of the clean images: gradients may hide weaknesses; add an attack without them"
+            yield f"{said} on {share:.0%} of the clean images ({worst!r}): gradients may hide weaknesses; add an attack without them"
 
 
 def _noise(
