@@ -233,7 +233,7 @@ def demo(**values: Any) -> None:
     finish_eval(eval_run(build_config(EvalConfig, options={"engines": engines, "sets": tuple(sets)}), values), values)
 
 
-DEMO_TRAIN = {"data.name": "digits", "model": "small-cnn", "epochs": 15, "batch_size": 64, "lr": 0.05}
+DEMO_TRAIN = {"data.name": "digits", "model": "small-cnn", "epochs": 8, "batch_size": 32, "lr": 0.05}
 
 
 @cli.command()
