@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.oracles import labelled_images, small_network
-from toolkit.attacks import craft as craft_module
+from toolkit.attacks import shards
 from toolkit.attacks.base import find_attack
 from toolkit.attacks.craft import SHARDS, attack, craft
 from toolkit.config import AttackConfig
@@ -75,7 +75,7 @@ def test_saved_logits_are_the_source_models_own(tmp_path: Path) -> None:
 def test_a_killed_run_continues_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(tmp_path / "whole")
     asked: list[int] = []
-    write = craft_module.write_npz
+    write = shards.write_npz
 
     def write_two(path: Path, arrays) -> None:  # type: ignore[no-untyped-def]
         if len(asked) == 2:
@@ -84,7 +84,7 @@ def test_a_killed_run_continues_to_the_same_bytes(tmp_path: Path, monkeypatch: p
         write(path, arrays)
 
     with monkeypatch.context() as patch:
-        patch.setattr(craft_module, "write_npz", write_two)
+        patch.setattr(shards, "write_npz", write_two)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "killed")
     kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "killed" / SHARDS).iterdir()}

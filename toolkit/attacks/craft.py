@@ -1,33 +1,30 @@
-"""The attack stage: a whole data set through one attack, in shards that survive an interruption."""
+"""The attack stage: a whole data set through one attack, at one budget or at several."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from toolkit.attacks.base import AttackSpec, Draws, distance, find_attack
+from toolkit.attacks.base import AttackSpec, Draws, find_attack
 from toolkit.attacks.choice import Attack, choose_attack
-from toolkit.attacks.gradients import observe
-from toolkit.attacks.losses import cross_entropy
+from toolkit.attacks.shards import Source, indicators, read_shards, write_shards
+from toolkit.attacks.source import fast_source
 from toolkit.config import AttackConfig, DataConfig, format_eps
-from toolkit.data.arrays import read_npz, to_storage, write_npz
-from toolkit.data.base import AdversarialSet, LabelledImages, load_part, save_adversarial_set
-from toolkit.errors import DataError
+from toolkit.data.arrays import to_storage
+from toolkit.data.base import AdversarialSet, LabelledImages, load_splits, save_adversarial_set
+from toolkit.errors import ConfigError, DataError
 from toolkit.models.base import Classifier, load_classifier
-from toolkit.progress import progress
 from toolkit.runs import Run
-from toolkit.types import Array, Pixels
+from toolkit.types import Pixels
 
 if TYPE_CHECKING:
     from toolkit.types import LogitsFn
 
 SHARDS = "shards"
-_SATURATED = 1e-6  # a cross-entropy below it is lost in the rounding of a float32 softmax
 
 
 def attack(config: AttackConfig, out: Run) -> None:
@@ -36,26 +33,37 @@ def attack(config: AttackConfig, out: Run) -> None:
     Raises:
         ToolkitError: For a model, data or parameters that cannot be used.
     """
-    source = Run.open(config.model, kind="train")
-    model = load_classifier(source.file("model.safetensors"), device=config.device)
-    data = _clean_images(config, source)
+    attack_sweep([config], [out])
+
+
+def attack_sweep(configs: Sequence[AttackConfig], outs: Sequence[Run]) -> None:
+    """Run the attack stage at several budgets and share what can be shared; each run holds what it would hold alone.
+
+    Args:
+        configs: They differ in `eps` alone.
+        outs: A run for each. Those that are done stay as they are.
+
+    Raises:
+        ConfigError: When the configurations differ in more.
+        ToolkitError: For a model, data or parameters that cannot be used.
+    """
+    config = configs[0]
+    if any(other.model_copy(update={"eps": config.eps}) != config for other in configs):
+        raise ConfigError("the attacks of a sweep differ in more than eps; run them one by one")
+    trained = Run.open(config.model, kind="train")
+    model = load_classifier(trained.file("model.safetensors"), device=config.device)
+    data = _clean_images(config, trained)
     _check_fit(model, data)
-    adversaries = craft(
-        find_attack(config.attack),
-        model,
-        data,
-        eps=config.eps,
-        params=config.params,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        device=config.device,
-        out=out,
-        pixels=config.pixels,
-        stop=config.stop,
-        source=source.path.name,
-    )
-    save_adversarial_set(out, adversaries)
-    out.finish(discard=(SHARDS,))
+    todo = {out: _choose(each) for each, out in zip(configs, outs, strict=True) if not out.done}
+    for chosen in todo.values():
+        _check_grid_possible(chosen, data)
+    follow = _follow(model, data, config, list(todo.values()))
+    source = Source(model, follow, device=config.device, seed=config.seed)
+    write_shards(list(todo.values()), [out.path / SHARDS for out in todo], source, data, batch_size=config.batch_size)
+    for out, chosen in todo.items():
+        settings = {"stop": config.stop, "seed": config.seed, "gradients": config.gradients}
+        save_adversarial_set(out, _assemble(chosen, data, out, source=trained.path.name, settings=settings))
+        out.finish(discard=(SHARDS,))
 
 
 def craft(
@@ -99,102 +107,62 @@ def craft(
     """
     chosen = choose_attack(spec, eps=eps, params=params, pixels=pixels, stop=stop)
     _check_grid_possible(chosen, data)
-    files = _craft_shards(
-        chosen, model, data, batch_size=batch_size, seed=seed, device=device, folder=out.path / SHARDS
-    )
-    found = _join(files, count=len(data))
+    attacked = Source(model, model, device=device, seed=seed)
+    write_shards([chosen], [out.path / SHARDS], attacked, data, batch_size=batch_size)
+    return _assemble(chosen, data, out, source=source, settings={"stop": stop, "seed": seed})
+
+
+def _assemble(
+    chosen: Attack, data: LabelledImages, out: Run, *, source: str, settings: Mapping[str, Any]
+) -> AdversarialSet:
+    """Make the adversarial set of the finished shards of a run."""
+    found = read_shards(out.path / SHARDS, count=len(data))
     return AdversarialSet(
-        name=f"{spec.name} {format_eps(eps)}",
-        attack=spec.name,
-        norm=spec.norm,
-        eps=eps,
+        name=f"{chosen.spec.name} {format_eps(chosen.eps)}",
+        attack=chosen.spec.name,
+        norm=chosen.spec.norm,
+        eps=chosen.eps,
         images=found["x_adv"],
         clean=data,
         source=source,
         source_logits=found["logits"],
         source_clean_logits=found["clean_logits"],
-        params={**chosen.params, "stop": stop, "seed": seed},
-        pixels=pixels,
-        indicators=_indicators(found, radius=chosen.radius),
-        clipped=spec.box,
+        params={**chosen.params, **settings},
+        pixels=chosen.pixels,
+        indicators=indicators(found, radius=chosen.radius),
+        clipped=chosen.spec.box,
     )
 
 
-def _craft_shards(
-    chosen: Attack, model: LogitsFn, data: LabelledImages, *, batch_size: int, seed: int, device: str, folder: Path
-) -> list[Path]:
-    starts = range(0, len(data), batch_size)
-    files = [folder / f"{start:09d}-{min(start + batch_size, len(data)):09d}.npz" for start in starts]
-    done = sum(min(batch_size, len(data) - start) for start, file in zip(starts, files, strict=True) if file.exists())
-    title = f"{chosen.spec.name} {format_eps(chosen.eps)}"
-    with progress(title, len(data), done=done) as advance:
-        for start, file in zip(starts, files, strict=True):
-            if not file.exists():
-                batch = data.take(np.arange(start, min(start + batch_size, len(data))))
-                shard = _craft_batch(chosen, model, batch, seed=seed, device=device)
-                write_npz(file, shard)
-                advance(len(batch), note=f"{100 * float(shard['broken'].mean()):.0f} % misclassified")
-    return files
+def _choose(config: AttackConfig) -> Attack:
+    spec = find_attack(config.attack)
+    return choose_attack(spec, eps=config.eps, params=config.params, pixels=config.pixels, stop=config.stop)
 
 
-def _craft_batch(chosen: Attack, model: LogitsFn, batch: LabelledImages, *, seed: int, device: str) -> dict[str, Array]:
-    """Return the arrays of a shard, each with one row an image."""
-    x = torch.from_numpy(batch.images).to(device)
-    y = torch.from_numpy(batch.labels).to(device)
-    clean = _look_at_clean(chosen.spec, model, x, y)
-    x_adv = chosen.run(model, x, y, draws=Draws(seed=seed, index=batch.index))
-    with torch.no_grad():
-        logits = model(x_adv)
-    found = {
-        "x_adv": x_adv,
-        "logits": logits.float(),
-        "broken": logits.argmax(1) != y,
-        "moved": distance(x, x_adv, norm=chosen.spec.norm),
-        **clean,
-    }
-    return {name: value.cpu().numpy() for name, value in found.items()}
+def _follow(model: Classifier, data: LabelledImages, config: AttackConfig, attacks: Sequence[Attack]) -> LogitsFn:
+    """Return the form of the model that the attacks ask, and say what bf16 costs them."""
+    first = data.take(np.arange(min(config.batch_size, len(data))))
+    x = torch.from_numpy(first.images).to(config.device)
+    follow = fast_source(model, x[:8], mode=config.gradients)
+    if config.gradients == "bf16" and attacks:
+        y = torch.from_numpy(first.labels).to(config.device)
+        draws = Draws(seed=config.seed, index=first.index)
+        success = [
+            float((model(attacks[-1].run(form, x, y, draws=draws)).argmax(1) != y).float().mean())
+            for form in (follow, model)
+        ]
+        print(
+            f"bf16 gradients: {100 * success[0]:.1f} % misclassified, float32: {100 * success[1]:.1f} %, "
+            f"of the first {len(first)} images",
+            file=sys.stderr,
+        )
+    return follow
 
 
-def _look_at_clean(spec: AttackSpec, model: LogitsFn, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-    """Return the logits on the clean images, and where the attack follows gradients what may hide them."""
-    if spec.access != "gradients":
-        with torch.no_grad():
-            return {"clean_logits": model(x).float()}
-    seen = observe(model, x, y, loss=cross_entropy)
-    size = seen.grad.abs().flatten(1).amax(1)
-    return {
-        "clean_logits": seen.logits.float(),
-        "zero_gradients": size == 0,
-        "non_finite_gradients": ~torch.isfinite(size) | ~torch.isfinite(seen.losses),
-        "saturated_loss": seen.losses < _SATURATED,
-    }
-
-
-def _join(files: Sequence[Path], *, count: int) -> dict[str, Array]:
-    """Read the shards into one array a name, one shard at a time."""
-    joined: dict[str, Array] = {}
-    row = 0
-    for file in files:
-        shard = read_npz(file)
-        for name, rows in shard.items():
-            joined.setdefault(name, np.empty((count, *rows.shape[1:]), rows.dtype))[row : row + len(rows)] = rows
-        row += len(shard["x_adv"])
-    return joined
-
-
-def _indicators(found: Mapping[str, Array], *, radius: float) -> dict[str, float]:
-    """Return what hints at hidden gradients or an attack that did not do its work, as shares of the images."""
-    shares = ("zero_gradients", "non_finite_gradients", "saturated_loss")
-    indicators = {name: float(found[name].mean()) for name in shares if name in found}
-    if radius > 0:
-        indicators["budget_used"] = float(found["moved"].mean() / radius)
-    return indicators
-
-
-def _clean_images(config: AttackConfig, source: Run) -> LabelledImages:
-    trained_on = DataConfig.model_validate(source.config["data"])
-    chosen = trained_on if config.data is None else DataConfig(name=config.data)
-    data = load_part(chosen, config.split).head(config.limit, seed=config.seed)
+def _clean_images(config: AttackConfig, trained: Run) -> LabelledImages:
+    own = DataConfig.model_validate(trained.config["data"])
+    chosen = own if config.data is None else DataConfig(name=config.data)
+    data = load_splits(chosen).part(config.split).head(config.limit, seed=config.seed)
     if not len(data):
         raise DataError(f"the {config.split} split of {chosen.name} is empty; choose another --split or --data")
     return data

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,27 +16,35 @@ if TYPE_CHECKING:
     from toolkit.types import LogitsFn
 
 
-@dataclass(frozen=True)
 class Observed:
-    """What one pass through the model says of a batch.
+    """What one pass through the model says of a batch; it is run backwards only when the gradient is asked for.
 
     Attributes:
         logits: (N, K).
-        losses: (N,), the loss that was followed.
-        grad: Gradient of each image's loss, (N, C, H, W).
+        losses: (N,), the loss that is followed.
     """
 
-    logits: Tensor
-    losses: Tensor
-    grad: Tensor
+    def __init__(self, logits: Tensor, losses: Tensor, backwards: Callable[[], Tensor]) -> None:
+        self.logits = logits
+        self.losses = losses
+        self._backwards = backwards
+
+    @cached_property
+    def grad(self) -> Tensor:
+        """Gradient of each image's loss, (N, C, H, W)."""
+        return self._backwards()
 
     def take(self, kept: Tensor) -> Observed:
         """Return the rows at these positions."""
-        return Observed(self.logits[kept], self.losses[kept], self.grad[kept])
+        return Observed(self.logits[kept], self.losses[kept], lambda: self.grad[kept])
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Observed:
+        """Return the same with another gradient in the place of this one."""
+        return Observed(self.logits, self.losses, lambda: change(self.grad))
 
 
 def observe(model: LogitsFn, x: Tensor, y: Tensor, *, loss: Loss) -> Observed:
-    """Run the model forwards and backwards once.
+    """Run the model forwards, ready to run it backwards.
 
     Args:
         model: Maps images to logits; it must treat each image by itself (eval mode).
@@ -55,5 +64,5 @@ def observe(model: LogitsFn, x: Tensor, y: Tensor, *, loss: Loss) -> Observed:
                 "use an attack that needs none: `list attacks` says access = queries"
             )
         losses = loss(logits, y)
-        (grad,) = torch.autograd.grad(losses.sum(), images)
-    return Observed(logits.detach(), losses.detach(), grad)
+        total = losses.sum()
+    return Observed(logits.detach(), losses.detach(), lambda: torch.autograd.grad(total, images)[0])

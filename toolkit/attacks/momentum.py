@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -179,7 +180,7 @@ def ti_fgsm(
 
     def look(batch: Moving, step: int) -> Observed:
         seen = observe(model, batch.x_adv, batch.y, loss=cross_entropy)
-        return dataclasses.replace(seen, grad=_smooth(seen.grad, kernel))
+        return seen.mapped(partial(_smooth, kernel=kernel))
 
     y = followed_class(model, x, y, label=label)
     options = _Options(eps, step_size, steps, decay, direction, keep, stop)
@@ -255,6 +256,6 @@ def _gaussian(size: int, *, sigma: float) -> Tensor:
     return (square / square.sum()).view(1, 1, size, size)
 
 
-def _smooth(grad: Tensor, kernel: Tensor) -> Tensor:
+def _smooth(grad: Tensor, *, kernel: Tensor) -> Tensor:
     channels = grad.shape[1]
     return F.conv2d(grad, kernel.expand(channels, 1, -1, -1), padding="same", groups=channels)
