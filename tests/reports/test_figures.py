@@ -148,6 +148,14 @@ def test_one_timed_engine_is_no_frontier(results: Results) -> None:
     assert frontier(results.model_copy(update={"engines": (results.engines[0], *untimed)})) is None
 
 
+def test_the_marks_of_a_throughput_axis_are_round_numbers(results: Results) -> None:
+    points = frontier(results)
+    assert points is not None
+    marks = [text.replace(",", "") for text in _texts(points) if text.replace(",", "").isdigit() and len(text) > 1]
+    assert marks
+    assert {mark.rstrip("0") for mark in marks} <= {"1", "2", "5"}
+
+
 def test_hostile_names_are_text(hostile: EvalRun) -> None:
     for figure in _all(hostile.results):
         root = ElementTree.fromstring(figure.svg)

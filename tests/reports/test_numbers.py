@@ -49,3 +49,8 @@ def test_a_p_value_has_three_decimals(value: float, text: str) -> None:
 def test_control_characters_and_overrides_become_visible_and_other_scripts_stay() -> None:
     assert numbers.visible("a\x00\x1b[31m\u202e\n\ud800\ufffe") == r"a\x00\x1b[31m\u202e\n\ud800\ufffe"
     assert numbers.visible("Katze 猫 قطة é") == "Katze 猫 قطة é"
+
+
+def test_a_mapping_is_written_on_one_line_without_what_is_not_set() -> None:
+    values = {"steps": 20, "seed": 0, "step_size": None, "eps": 0.0313725, "options": {}, "on": ("a", "b")}
+    assert numbers.pairs(values) == "steps 20, seed 0, eps 0.03137, on a b"

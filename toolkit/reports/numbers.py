@@ -68,10 +68,8 @@ def size(count: int) -> str:
 
 
 def pairs(values: Mapping[str, Any]) -> str:
-    """Write a mapping on one line, as `steps 20, restarts 1`."""
-    return ", ".join(
-        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in values.items()
-    )
+    """Write a mapping on one line, without what is not set, as `steps 20, restarts 1`."""
+    return ", ".join(f"{key} {_value(value)}" for key, value in values.items() if value not in (None, "", (), [], {}))
 
 
 def visible(text: str) -> str:
@@ -82,6 +80,12 @@ def visible(text: str) -> str:
 def visible_results(results: Results) -> Results:
     """Return the results with every name and sentence made visible, whoever chose it."""
     return Results.model_validate(_visible(results.model_dump()))
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _visible(value: Any) -> Any:

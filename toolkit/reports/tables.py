@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import PurePath
 from typing import Literal, TypeAlias
 
 from toolkit.config import format_eps
 from toolkit.evaluation.results import CellRecord, ClassRecord, EngineRecord, RateRecord, Results, SetRecord
 from toolkit.reports import numbers, wording
 from toolkit.reports.content import adversarial_sets, clean_set, worst_cell
+
+_SHA_DIGITS = 12  # shown of a hash; results.json has it whole
 
 Tone: TypeAlias = Literal["", "good", "bad"]
 
@@ -150,7 +153,7 @@ def classes(results: Results, set_: SetRecord) -> Table:
     return Table(columns=(_text("Class"), _text("Engine"), *map(Column, titles)), rows=tuple(rows), grouped=True)
 
 
-def weakest_classes(results: Results, *, count: int = 5) -> Table:
+def weakest_classes(results: Results, *, count: int = 3) -> Table:
     """The classes with the least accuracy left, engine by engine, each on its own worst set."""
     titles = ("Clean accuracy", "Adversarial accuracy", "Relative difference", "Drop, points", "Images")
     rows = []
@@ -167,16 +170,15 @@ def weakest_classes(results: Results, *, count: int = 5) -> Table:
 
 def engines(results: Results) -> Table:
     """What was measured: each engine as it was active."""
-    titles = ("Engine", "Backend", "Precision", "Device, provider", "File", "SHA-256", "Versions", "Options")
+    titles = ("Engine", "Backend", "Precision", "Device, provider", "File", "SHA-256", "Options")
     rows = [
         (
             Cell(engine.name, engine.note),
-            Cell(engine.backend),
+            Cell(engine.backend, numbers.pairs(engine.versions)),
             Cell(engine.precision),
             Cell(engine.device, engine.provider),
-            Cell(engine.path, numbers.size(engine.size)),
-            Cell(engine.sha256[:16]),
-            Cell(numbers.pairs(engine.versions)),
+            Cell("/".join(PurePath(engine.path).parts[-2:]), numbers.size(engine.size)),
+            Cell(engine.sha256[:_SHA_DIGITS]),
             Cell(numbers.pairs(engine.options)),
         )
         for engine in results.engines
@@ -196,7 +198,7 @@ def sets(results: Results) -> Table:
             Cell(set_.source or "none"),
             Cell(numbers.pairs(set_.params)),
             Cell(numbers.pairs(set_.indicators)),
-            Cell(set_.sha256[:16]),
+            Cell(set_.sha256[:_SHA_DIGITS]),
         )
         for set_ in results.sets
     ]

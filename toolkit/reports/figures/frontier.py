@@ -48,7 +48,7 @@ def _across(axes: Axes, speeds: list[float]) -> list[float]:
 
     powers = range(math.floor(low), math.ceil(high) + 1)
     marks = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
-    shown = {place(mark): numbers.per_second(mark) for mark in marks if low <= math.log10(mark) <= high}
+    shown = {place(mark): f"{mark:,g}" for mark in marks if low <= math.log10(mark) <= high}
     axes.across(shown, name="images/s")
     return [place(speed) for speed in speeds]
 
