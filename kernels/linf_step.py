@@ -133,7 +133,7 @@ def views_of(fields: list[View | int | float | None]) -> list[View]:
 def move(x: Floats, signs: Floats, origin: Floats, *, step: Array, radius: Array, pixels: Pixels) -> Floats:
     """Return images moved by `step` along `signs`, projected and clipped."""
     eps = radius.astype(np.float32)
-    moved: Floats = x + step * signs
+    moved = (x + step * signs).astype(np.float32, copy=False)
     value = clip(clip(moved, origin - eps, origin + eps), 0.0, 1.0)
     return on_grid(value, origin, radius) if pixels == "uint8" else value
 
@@ -148,5 +148,5 @@ def on_grid(values: Floats, origin: Floats, eps: Array) -> Floats:
     low, high = np.ceil(centre - radius - 1e-4), np.floor(centre + radius + 1e-4)
     level = np.rint(values.astype(np.float64) * 255.0)
     inside = np.minimum(np.maximum(level, low), high).astype(np.float32)
-    levels: Floats = np.clip(inside, np.float32(0), np.float32(255)) / np.float32(255)
+    levels: Floats = clip(inside, 0.0, 255.0) / np.float32(255)
     return levels

@@ -121,7 +121,8 @@ def _context(device: int) -> tuple[Any, Any]:
         context = driver.Device(device).retain_primary_context()
     except driver.Error as error:
         raise KernelUnavailableError(f"no CUDA device can be opened ({error}); is the driver loaded?") from error
-    atexit.register(forget)
+    atexit.register(context.detach)  # left to its destructor, pycuda detaches a primary context by the wrong call
+    atexit.register(forget)  # runs before that
     return driver, context
 
 

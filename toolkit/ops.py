@@ -1,21 +1,104 @@
-"""Element-wise operations behind every attack: one place where a CUDA kernel can take over from torch.
+"""Element-wise operations behind every attack. On a CUDA device our kernels take over from torch, with the same results.
 
-Semantics that a kernel has to share: sign(0) = sign(-0) = sign(nan) = 0, and comparisons, not arithmetic, decide the
-borders, so that an image on the border of its budget is on it exactly.
+What both share is what the NumPy references in kernels/ specify: sign(0) = sign(-0) = sign(nan) = 0; comparisons, not
+arithmetic, decide the borders, so that an image on the border of its budget is on it exactly; half types are computed
+in float32 and rounded once.
 """
 
 from __future__ import annotations
 
+import functools
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from kernels import l2_step as l2_kernel
+from kernels import linf_step as linf_kernel
+from kernels import momentum_step as momentum_kernel
+from kernels import runtime
 from toolkit.types import Direction
 
 LEVELS = 255  # of an 8-bit pixel
 
 _SMALLEST_NORM = 1e-12  # a difference shorter than this is inside every ball
+_HALVES = (torch.float16, torch.bfloat16)
+
+
+def why_no_kernels(device: torch.device) -> str | None:
+    """Return None where our CUDA kernels take the steps on a device, else why torch takes them, in one line."""
+    if device.type != "cuda":
+        return f"{device.type} is no CUDA device"
+    if os.environ.get("EDGEPROOF_KERNELS") == "off":
+        return "EDGEPROOF_KERNELS=off"
+    return _why_unavailable()
+
+
+@functools.cache
+def _why_unavailable() -> str | None:
+    return runtime.available()
+
+
+def _kernels_take(x: Tensor, *others: Tensor) -> bool:
+    """Whether tensors are what a kernel takes: on one CUDA device, of one shape and type, without a graph to record."""
+    alike = all((other.shape, other.dtype, other.device) == (x.shape, x.dtype, x.device) for other in others)
+    recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *others))
+    return (
+        alike
+        and not recorded
+        and x.dtype in (torch.float32, *_HALVES)
+        and x.is_cuda
+        and why_no_kernels(x.device) is None
+    )
+
+
+def _by_kernel(kernel: Callable[..., None], x: Tensor, grad: Tensor, origin: Tensor, **options: Any) -> Tensor:
+    out = torch.empty_like(x, memory_format=_order(x))
+    _launch(kernel, x, grad, origin, out, **options)
+    return out
+
+
+def _launch(kernel: Callable[..., None], *tensors: Any, **options: Any) -> None:
+    """Launch a kernel on tensors (N, ...), in the memory order of the first, which its outputs have already."""
+    order = _order(tensors[0])
+    dense = [tensor.detach().contiguous(memory_format=order) for tensor in tensors]
+    if order is torch.channels_last:
+        dense = [tensor.permute(0, 2, 3, 1) for tensor in dense]
+    plain = {name: _row(value, dense[0]) if isinstance(value, Tensor) else value for name, value in options.items()}
+    with _kernel_stream(dense[0].device) as stream:
+        kernel(*dense, stream=stream, **plain)
+
+
+def _order(x: Tensor) -> torch.memory_format:
+    if x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+        return torch.channels_last
+    return torch.contiguous_format
+
+
+def _row(value: Tensor, x: Tensor) -> Tensor:
+    """Return one number an image, given as (N, 1, 1, 1) or for all at once, as the (N,) float32 that a kernel takes."""
+    return value.to(x.device, torch.float32).reshape(-1).expand(len(x)).contiguous()
+
+
+@contextmanager
+def _kernel_stream(device: torch.device) -> Iterator[Any]:
+    """Give the stream to launch on, in order with torch's current one; under graph capture too.
+
+    pycuda launches on the default stream or on one that it made itself. So work for another stream of torch's goes to one
+    of pycuda's, behind what torch has queued and before what it will queue.
+    """
+    current = torch.cuda.current_stream(device)
+    if current.cuda_stream == 0:
+        yield None
+        return
+    ours = runtime.side_stream(device.index or 0)
+    adopted = torch.cuda.ExternalStream(ours.handle, device)  # type: ignore[no-untyped-call]
+    adopted.wait_stream(current)
+    yield ours
+    current.wait_stream(adopted)
 
 
 def linf_step(
@@ -40,6 +123,11 @@ def linf_step(
     Returns:
         clip(clip(x +- step_size * sign(grad), origin - eps, origin + eps), 0, 1).
     """
+    options: dict[str, Any] = {"step_size": step_size, "eps": eps, "direction": direction}
+    if _kernels_take(x, grad, origin):
+        return _by_kernel(linf_kernel.linf_step, x, grad, origin, **options)
+    if x.dtype in _HALVES:
+        return linf_step(x.float(), grad.float(), origin.float(), **options).to(x.dtype)
     step = grad.sign().mul_(step_size)
     moved = step.add_(x) if direction == "ascent" else torch.sub(x, step, out=step)
     return linf_project(moved, origin, eps=eps)
@@ -64,6 +152,11 @@ def l2_step(
     The arguments are those of `linf_step`. An image whose gradient is zero or not finite is only projected. The norm of
     the gradient is taken in float64, since behind a saturated loss its squares vanish in float32.
     """
+    options: dict[str, Any] = {"step_size": step_size, "eps": eps, "direction": direction}
+    if _kernels_take(x, grad, origin):
+        return _by_kernel(l2_kernel.l2_step, x, grad, origin, **options)
+    if x.dtype in _HALVES:
+        return l2_step(x.float(), grad.float(), origin.float(), **options).to(x.dtype)
     length = l2_norm(grad.double())
     moves = torch.isfinite(length) & (length > 0)
     rate = torch.where(moves, step_size / length, 0)
@@ -98,7 +191,7 @@ def momentum_step(
     Args:
         x: Where the step starts, (N, C, H, W).
         grad: Gradient at `x`; divided by its L1 norm an image before it is added. A zero one adds nothing.
-        momentum: What has accumulated so far.
+        momentum: What has accumulated so far; float32 where the images are of a half type.
         origin: Clean images.
         decay: Factor on the old momentum.
         step_size: As in `linf_step`.
@@ -108,6 +201,15 @@ def momentum_step(
     Returns:
         The moved images and the new momentum.
     """
+    options: dict[str, Any] = {"decay": decay, "step_size": step_size, "eps": eps, "direction": direction}
+    if _kernels_take(x, grad, origin) and momentum.dtype is torch.float32:
+        out = torch.empty_like(x, memory_format=_order(x))
+        accumulated = momentum.detach().clone(memory_format=_order(x))
+        _launch(momentum_kernel.momentum_step, x, grad, accumulated, origin, out, **options)
+        return out, accumulated
+    if x.dtype in _HALVES:
+        moved, accumulated = momentum_step(x.float(), grad.float(), momentum, origin.float(), **options)
+        return moved.to(x.dtype), accumulated
     norm = grad.double().abs().sum((1, 2, 3), keepdim=True).to(grad.dtype)
     accumulated = decay * momentum + torch.where(norm == 0, 0, grad / norm)
     return linf_step(x, accumulated, origin, step_size=step_size, eps=eps, direction=direction), accumulated
@@ -130,10 +232,10 @@ def to_grid(x: Tensor, origin: Tensor, *, eps: float) -> Tensor:
     Returns:
         Images k / 255 with whole k.
     """
-    # In float64, since 255 * (x + eps) in float32 may land a whole level too low; 1e-6 of a level is what it may lack.
+    # In float64, and with 1e-4 of a level to spare: a float32 k/255 lies up to 1e-5 of a level beside level k.
     centre = origin.double() * LEVELS
-    low = torch.ceil(centre - eps * LEVELS - 1e-6).clamp_(0, LEVELS)
-    high = torch.floor(centre + eps * LEVELS + 1e-6).clamp_(0, LEVELS)
+    low = torch.ceil(centre - eps * LEVELS - 1e-4).clamp_(0, LEVELS)
+    high = torch.floor(centre + eps * LEVELS + 1e-4).clamp_(0, LEVELS)
     # Round, do not truncate: truncation pushes 15 of 248 levels outside an 8/255 budget.
     levels = torch.clamp(torch.round(x.double() * LEVELS), min=low, max=high)
     return (levels.to(x.dtype)).div_(LEVELS)

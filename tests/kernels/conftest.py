@@ -1,7 +1,8 @@
-"""The device of the kernel tests: this processor everywhere, and a GPU as well where there is one (marked gpu)."""
+"""The device of the kernel tests: this processor everywhere, and under REQUIRE_GPU=1 a GPU as well (marked gpu)."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from tests.kernels.host import Host, HostDriver, build
 def host_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which("g++") is None:
         pytest.skip("no g++ here to compile the kernels for the host")
-    return build(tmp_path_factory.mktemp("host"))
+    return build(tmp_path_factory.mktemp("host"), flags=os.environ.get("KERNELS_HOST_FLAGS", "").split())
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,11 @@ def driver(host_library: Path) -> Iterator[HostDriver]:
         runtime.forget()
 
 
-@pytest.fixture(scope="module", params=["host", pytest.param("cuda", marks=pytest.mark.gpu)])
+# Twice the table, half of it skipped, would say nothing: the second device is there when `make gpu-check` asks for it.
+DEVICES = ["host", pytest.param("cuda", marks=pytest.mark.gpu)][: 1 + (os.environ.get("REQUIRE_GPU") == "1")]
+
+
+@pytest.fixture(scope="module", params=DEVICES)
 def device(request: pytest.FixtureRequest) -> Any:
     """Return where arrays are put and read; launching a kernel then runs it there."""
     if request.param == "host":

@@ -111,6 +111,9 @@ class HostContext:
     def pop(self) -> None:
         self.driver.pushed -= 1
 
+    def detach(self) -> None:
+        pass
+
     def synchronize(self) -> None:
         self.driver.synchronized += 1
 
@@ -169,9 +172,9 @@ class Host:
 
     def put(self, values: np.ndarray, scalar: str | None = None, *, offset: int = 0) -> HostArray:
         """Copy an array; `offset` shifts it by so many elements, so that packs do not fit its address."""
-        buffer = np.empty(values.size + 16, values.dtype)
-        start = -buffer.ctypes.data % 16 // buffer.itemsize + offset
-        place = buffer[start : start + values.size].reshape(values.shape)
+        buffer = np.empty(values.size + offset, values.dtype)  # not a byte more: the sanitizer watches its end
+        assert buffer.ctypes.data % 16 == 0
+        place = buffer[offset:].reshape(values.shape)
         place[...] = values
         return HostArray(place, scalar)
 

@@ -42,13 +42,6 @@ def test_every_size_and_address_gives_the_reference(device: Any, scalar: str, si
     check(device, scalar, (1, size), offset, decay=1.0, step_size=2 / 255, eps=EPS)
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("scalar", SCALARS)
-@pytest.mark.parametrize("shape", [(1, 1_000_003), (1_000_003, 1), (700, 3, 32, 32)], ids=str)
-def test_large_batches_and_large_images_give_the_reference(device: Any, scalar: str, shape: tuple[int, ...]) -> None:
-    check(device, scalar, shape, decay=1.0, step_size=2 / 255, eps=EPS)
-
-
 @pytest.mark.parametrize("scalar", SCALARS)
 @pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape[0] < 20], ids=str)
 def test_budgets_and_frozen_images_go_by_image(device: Any, scalar: str, shape: tuple[int, ...]) -> None:
