@@ -81,7 +81,7 @@ def test_grey_stays_one_channel_and_a_palette_becomes_three(tmp_path: Path) -> N
 
 def test_jpegs_are_read_and_bookkeeping_is_passed_over(tmp_path: Path) -> None:
     for name, suffix in (("a", "jpg"), ("b", "JPEG")):
-        write_image(tmp_path / "test" / name / "deep" / f"0.{suffix}", np.full((3, 4, 4), 90, np.uint8), kind="JPEG")
+        write_image(tmp_path / "test" / name / f"0.{suffix}", np.full((3, 4, 4), 90, np.uint8), kind="JPEG")
         (tmp_path / "test" / name / ".DS_Store").touch()
         (tmp_path / "test" / name / "labels.csv").touch()
     (tmp_path / "test" / ".git").mkdir()
@@ -108,6 +108,18 @@ def test_a_missing_folder_or_class_is_one_clear_error(tmp_path: Path) -> None:
     write_classes(tmp_path / "train", {"a": 2, "b": 1, "c": 1})
     with pytest.raises(DataError, match="class 'c' is only in one of train/ and test/"):
         _ = load_dataset(f"folder:{tmp_path}").train
+
+
+def test_a_folder_that_is_one_too_high_is_not_taken_for_classes(tmp_path: Path) -> None:
+    write_classes(tmp_path / "train", {"a": 2, "b": 2})
+    write_classes(tmp_path / "val", {"a": 2, "b": 2})
+    with pytest.raises(DataError, match="has train/ and no test/; rename val/ to test/"):
+        load_dataset(f"folder:{tmp_path}")
+    (tmp_path / "train").rename(tmp_path / "other")
+    with pytest.raises(
+        DataError, match=r"class folder .*/other holds the folder 'a'; expected images: is PATH one too"
+    ):
+        load_dataset(f"folder:{tmp_path}")
 
 
 def test_an_empty_class_is_one_clear_error(tmp_path: Path) -> None:

@@ -38,16 +38,7 @@ def image_folder(path: Path, *, test_fraction: float = 0.2) -> Dataset:
         raise ConfigError(f"test_fraction = {test_fraction:g}; expected a number between 0 and 1, such as 0.2")
     if not path.is_dir():
         raise DataError(f"no folder at {path}; expected one with train/ and test/, or with a folder a class")
-    if (path / "test").is_dir():
-        test, train = _list_images(path / "test", name=path.name), None
-        if (path / "train").is_dir():
-            train = _list_images(path / "train", name=path.name)
-            if strangers := set(test.classes) ^ set(train.classes):
-                raise DataError(
-                    f"{path}: class {min(strangers)!r} is only in one of train/ and test/; expected the same"
-                )
-    else:
-        train, test = _hold_out(_list_images(path, name=path.name), test_fraction)
+    train, test = _find_parts(path, test_fraction)
     return Dataset(test.read("test"), partial(train.read, "train") if train else None)
 
 
@@ -71,6 +62,24 @@ class _ImageFiles:
         return LabelledImages(images, self.labels, self.index, self.classes, f"folder:{self.name}", split)
 
 
+def _find_parts(path: Path, test_fraction: float) -> tuple[_ImageFiles | None, _ImageFiles]:
+    """Return the training files, if any, and the test files."""
+    has_train, has_test = (path / "train").is_dir(), (path / "test").is_dir()
+    if has_train and not has_test:
+        raise DataError(f"{path} has train/ and no test/; rename val/ to test/, or move the class folders of train/ up")
+    if not has_test:
+        return _hold_out(_list_images(path, name=path.name), test_fraction)
+    test = _list_images(path / "test", name=path.name)
+    if not has_train:
+        return None, test
+    train = _list_images(path / "train", name=path.name)
+    if strangers := set(test.classes) ^ set(train.classes):
+        raise DataError(
+            f"{path}: class {min(strangers)!r} is only in one of train/ and test/; expected the same in both"
+        )
+    return train, test
+
+
 def _list_images(folder: Path, *, name: str) -> _ImageFiles:
     classes = _class_names(folder)
     groups = [_image_files(folder / label) for label in classes]
@@ -87,8 +96,12 @@ def _class_names(folder: Path) -> tuple[str, ...]:
 
 
 def _image_files(folder: Path) -> list[Path]:
-    visible = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
+    visible = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
     for file in visible:
+        if file.is_dir():
+            raise DataError(
+                f"class folder {folder} holds the folder {file.name!r}; expected images: is PATH one too high?"
+            )
         if file.suffix.lower() in _OTHER_IMAGES:
             raise DataError(f"{file} is neither PNG nor JPEG; convert it, or move it out of the folder")
     files = [file for file in visible if file.suffix.lower() in _READ]
