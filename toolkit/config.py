@@ -178,7 +178,7 @@ class EvalConfig(Strict):
     """`cli.py eval`: engines x adversarial sets."""
 
     engines: tuple[str, ...] = Field((), description="[NAME=][BACKEND:]PATH each; a run folder gives all its graphs")
-    sets: tuple[str, ...] = Field((), description="attack runs")
+    sets: tuple[str, ...] = Field((), description="attack runs, or npz/pt files of other tools")
     data: str | None = Field(
         None, description="data set whose test images are the clean ones, where no attack run is given"
     )

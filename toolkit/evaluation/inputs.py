@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from toolkit.data.arrays import to_storage
 from toolkit.data.base import AdversarialSet, LabelledImages, load_adversarial_set, load_dataset
+from toolkit.data.foreign import load_foreign_set
 from toolkit.engines.specs import distinct_names
 from toolkit.errors import ConfigError, DataError
 from toolkit.evaluation.metrics import predictions
@@ -44,11 +46,11 @@ class EvalInputs:
 
 
 def load_inputs(runs: Sequence[str], *, data: str | None) -> EvalInputs:
-    """Open attack runs, or a data set's test images when there are none.
+    """Open attack runs and adversarial sets of other tools, or a data set's test images when there are neither.
 
     Args:
-        runs: Attack runs.
-        data: A data set, used when no run is given.
+        runs: Attack runs, and files that other tools wrote (npz or pt with adversarial images and labels).
+        data: A data set: what is measured on when nothing else is given, and what a file without clean images was made from.
 
     Raises:
         ConfigError: When there is neither.
@@ -61,7 +63,7 @@ def load_inputs(runs: Sequence[str], *, data: str | None) -> EvalInputs:
                 "nothing to evaluate on: give attack runs with --adversaries RUN, or clean images with --data NAME"
             )
         return EvalInputs(load_dataset(data).test, ())
-    found = [load_adversarial_set(Run.open(run, kind="attack")) for run in runs]
+    found = _open_sets(runs, data=data)
     clean = found[0].clean
     for run, set_ in zip(runs[1:], found[1:], strict=True):
         if hash_labelled(set_.clean) != hash_labelled(clean):
@@ -73,6 +75,14 @@ def load_inputs(runs: Sequence[str], *, data: str | None) -> EvalInputs:
     names = distinct_names([set_.name for set_ in found], taken=(CLEAN,))
     sets = tuple(replace(set_, name=name, clean=clean) for set_, name in zip(found, names, strict=True))
     return EvalInputs(clean, sets)
+
+
+def _open_sets(paths: Sequence[str], *, data: str | None) -> list[AdversarialSet]:
+    own = {path: load_adversarial_set(Run.open(path, kind="attack")) for path in paths if not Path(path).is_file()}
+    clean = next((set_.clean for set_ in own.values()), None)
+    if clean is None and data is not None:
+        clean = load_dataset(data).test
+    return [own[path] if path in own else load_foreign_set(Path(path), clean=clean) for path in paths]
 
 
 def hash_images(images: Images) -> str:
