@@ -187,6 +187,7 @@ class EvalConfig(Strict):
     threads: int | None = Field(None, ge=1, description="engine threads (default: all cores)")
     device: str = Field("cpu", description="cpu or cuda")
     throughput: bool = Field(True, description="measure images/s too")
+    invariance: int = Field(16, ge=0, description="images tried in several batch sizes and slots; 0 tries none")
     fail_under: tuple[str, ...] = Field((), description="[ENGINE:]METRIC[@CLASS]=VALUE, at least")
     max_drop: tuple[str, ...] = Field((), description="ENGINE:METRIC[@CLASS]=VALUE, at most under the reference")
     gallery: int = Field(8, ge=0, description="adversaries shown in the report")

@@ -25,7 +25,9 @@ pytest.importorskip("onnxruntime")
 
 
 def run_eval(out: Path, **options: object) -> Results:
-    config = EvalConfig.model_validate({"batch_size": 50, "throughput": False, "threads": 1, **options})
+    config = EvalConfig.model_validate(
+        {"batch_size": 50, "throughput": False, "invariance": 4, "threads": 1, **options}
+    )
     with Run.start("eval", "test", config=config.model_dump(mode="json"), out=out) as run:
         results = evaluate(config, run)
         run.finish()
@@ -120,7 +122,7 @@ def test_samples_hold_what_the_report_reads(
 def test_logits_that_were_saved_are_used_again(
     fake: Path, make_set: MakeSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = EvalConfig(engines=(str(fake),), sets=(str(make_set()),), throughput=False, batch_size=50)
+    config = EvalConfig(engines=(str(fake),), sets=(str(make_set()),), throughput=False, invariance=0, batch_size=50)
     calls: list[int] = []
     predict = FakeEngine.predict
 
@@ -152,6 +154,15 @@ def test_logits_of_another_engine_or_changed_on_disk_are_not_used_again(
     fake.write_text(json.dumps({"weights": (-weights).T.reshape(3, *SHAPE).tolist()}))
     with Run.start("eval", "test", config={}, out=out) as run:
         assert evaluate(config, run).cell("m", "clean") != first.cell("m", "clean")
+
+
+def test_batch_invariance_is_measured_for_every_engine(graphs: Path, make_set: MakeSet, tmp_path: Path) -> None:
+    results = run_eval(tmp_path / "eval", engines=[str(graphs)], sets=[str(make_set())])
+    assert [(engine.invariance.images, engine.invariance.flips) for engine in results.engines if engine.invariance] == [
+        (4, 0), (4, 0), (4, 0),
+    ]  # fmt: skip
+    none = run_eval(tmp_path / "none", engines=[str(graphs)], sets=[str(make_set())], invariance=0)
+    assert none.engines[0].invariance is None
 
 
 def test_throughput_keeps_every_sample(graphs: Path, make_set: MakeSet, tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from toolkit.evaluation.results import SetRecord
-from toolkit.evaluation.sanity import check_logits, check_results
+from toolkit.evaluation.results import EngineRecord, InvarianceRecord, SetRecord
+from toolkit.evaluation.sanity import check_engine, check_logits, check_results
 from toolkit.evaluation.scoring import Predictions, score
 
 
@@ -103,3 +103,14 @@ def test_nan_and_infinite_logits_are_counted() -> None:
     logits[3, 1], logits[4, 0] = np.nan, np.inf
     (found,) = check_logits("e", "clean", logits)
     assert "NaN or infinite logits on 2 of 20 images" in found
+
+
+def test_an_engine_that_depends_on_the_batch_is_told() -> None:
+    tried = InvarianceRecord(images=16, batch_sizes=(2, 8), flips=2, flipped=(3, 90), max_abs_diff=0.5)
+    engine = EngineRecord(
+        name="trt-int8", backend="tensorrt", precision="int8", device="cuda:0", provider="GPU", path="m.plan", sha256="",
+        size=1, versions={}, note="", options={}, throughput=None, invariance=tried,
+    )  # fmt: skip
+    (found,) = check_engine(engine)
+    assert found == "trt-int8 gives 2 of 16 images another class in another batch size or slot (rows 3, 90)"
+    assert list(check_engine(engine.model_copy(update={"invariance": None}))) == []

@@ -20,12 +20,13 @@ from toolkit.environment import describe_environment
 from toolkit.errors import ConfigError, DataError, nearest
 from toolkit.evaluation.gates import Gate, bind_gates, parse_gates
 from toolkit.evaluation.inputs import EvalInputs, load_inputs
+from toolkit.evaluation.invariance import batch_invariance, narrowest
 from toolkit.evaluation.latency import Timing, measure_throughput
 from toolkit.evaluation.logits import load_saved_logits, logits_key, logits_name, save_logits
 from toolkit.evaluation.metrics import predictions
-from toolkit.evaluation.results import EngineRecord, Results, SetRecord
+from toolkit.evaluation.results import EngineRecord, InvarianceRecord, Results, SetRecord
 from toolkit.evaluation.samples import sample_arrays
-from toolkit.evaluation.scoring import Predictions
+from toolkit.evaluation.scoring import CLEAN, Predictions
 from toolkit.evaluation.summary import AllLogits, complete
 from toolkit.progress import progress
 from toolkit.runs import Run, write_json, write_text
@@ -63,7 +64,15 @@ def evaluate(config: EvalConfig, out: Run) -> Results:
         gates = _bind(gates, engines, reference, sets, inputs.clean.classes)
         logits = _run_all(engines, inputs, sets, config=config, folder=out.path)
         timings = _timings(engines, inputs.clean, config)
-        records = tuple(_engine_record(spec, engines[spec.name], timings.get(spec.name)) for spec in specs)
+        records = tuple(
+            _engine_record(
+                spec,
+                engines[spec.name],
+                timing=timings.get(spec.name),
+                invariance=_invariance(engines[spec.name], inputs.clean, logits[spec.name, CLEAN], config.invariance),
+            )
+            for spec in specs
+        )
     write_json(out.path / "throughput.json", {name: vars(timing) for name, timing in timings.items()})
     about = _describe(inputs.clean, reference=reference, engines=records, sets=sets)
     predicted = _predictions(logits, inputs)
@@ -130,7 +139,13 @@ def _timings(engines: Mapping[str, Engine], clean: LabelledImages, config: EvalC
     return measure_throughput(engines, clean.images, batch_size=size) if config.throughput else {}
 
 
-def _engine_record(spec: EngineSpec, engine: Engine, timing: Timing | None) -> EngineRecord:
+def _invariance(engine: Engine, clean: LabelledImages, logits: Logits, count: int) -> InvarianceRecord | None:
+    return batch_invariance(engine, clean.images, rows=narrowest(logits, count)) if count else None
+
+
+def _engine_record(
+    spec: EngineSpec, engine: Engine, *, timing: Timing | None, invariance: InvarianceRecord | None
+) -> EngineRecord:
     info = engine.info
     return EngineRecord(
         name=spec.name,
@@ -145,6 +160,7 @@ def _engine_record(spec: EngineSpec, engine: Engine, timing: Timing | None) -> E
         note=info.note,
         options=dict(info.options),
         throughput=timing.record() if timing else None,
+        invariance=invariance,
     )
 
 

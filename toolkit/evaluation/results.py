@@ -43,8 +43,21 @@ class ThroughputRecord(Strict):
     p95: float
 
 
+class InvarianceRecord(Strict):
+    """Images alone against the same images in several slots of several batch sizes.
+
+    flips: images whose class was not always the same; flipped: their rows in the clean set. max_abs_diff: of the logits.
+    """
+
+    images: int
+    batch_sizes: tuple[int, ...]
+    flips: int
+    flipped: tuple[int, ...]
+    max_abs_diff: float | None
+
+
 class EngineRecord(Strict):
-    """One deployed form, as active."""
+    """One deployed form, as active; what was not measured is null."""
 
     name: str
     backend: str
@@ -58,6 +71,7 @@ class EngineRecord(Strict):
     note: str
     options: dict[str, Any]
     throughput: ThroughputRecord | None
+    invariance: InvarianceRecord | None = None
 
 
 class SetRecord(Strict):

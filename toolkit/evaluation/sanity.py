@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from toolkit.evaluation.results import CellRecord, SetRecord
+from toolkit.evaluation.results import CellRecord, EngineRecord, SetRecord
 from toolkit.types import Logits
 
 _FEW = 100  # images under which an interval is wider than +-10 points at 50 %
@@ -35,6 +35,16 @@ def check_logits(engine: str, set_: str, logits: Logits) -> Iterator[str]:
         yield (
             f"{engine} gives probabilities on {set_!r}, not logits: its classes are right, but attacks on it would see "
             f"vanishing gradients; export it without the softmax"
+        )
+
+
+def check_engine(engine: EngineRecord) -> Iterator[str]:
+    """Warn of an engine whose answer depends on the batch around an image."""
+    tried = engine.invariance
+    if tried and tried.flips:
+        yield (
+            f"{engine.name} gives {tried.flips} of {tried.images} images another class in another batch size or slot "
+            f"(rows {', '.join(map(str, tried.flipped[:5]))}{', ...' if tried.flips > 5 else ''})"
         )
 
 

@@ -13,7 +13,7 @@ from toolkit.evaluation.gates import Gate, bind_gates, judge, parse_gates
 from toolkit.evaluation.logits import logits_name
 from toolkit.evaluation.metrics import predictions
 from toolkit.evaluation.results import Results
-from toolkit.evaluation.sanity import check_logits, check_results
+from toolkit.evaluation.sanity import check_engine, check_logits, check_results
 from toolkit.evaluation.scoring import Predictions, score
 from toolkit.runs import Run
 from toolkit.types import Logits
@@ -26,6 +26,7 @@ def complete(about: Results, logits: AllLogits, predicted: Predictions, gates: S
     engines, sets = [engine.name for engine in about.engines], [set_.name for set_ in about.sets]
     cells = score(predicted, engines=engines, sets=sets, reference=about.reference, classes=about.classes)
     warnings = [text for (engine, set_), values in logits.items() for text in check_logits(engine, set_, values)]
+    warnings += [text for engine in about.engines for text in check_engine(engine)]
     warnings += check_results(cells, engines=engines, sets=about.sets)
     judged = judge(gates, cells, reference=about.reference)
     return about.model_copy(update={"cells": cells, "gates": judged, "warnings": tuple(warnings)})
