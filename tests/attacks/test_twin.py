@@ -8,16 +8,19 @@ import torch
 
 from tests.oracles import SHAPE, labelled_images, small_network
 from toolkit.attacks.base import find_attack
-from toolkit.attacks.craft import craft
-from toolkit.attacks.twin import Source, check_twin, chosen_data, confirm, open_source
-from toolkit.data.base import AdversarialSet, LabelledImages
+from toolkit.attacks.craft import attack, craft
+from toolkit.attacks.twin import Origin, check_twin, chosen_data, confirm, open_source
+from toolkit.config import AttackConfig
+from toolkit.data.base import AdversarialSet, LabelledImages, load_adversarial_set
 from toolkit.engines.base import open_engine, predict_all
 from toolkit.errors import ConfigError, ModelError, RunError
 from toolkit.models.imported import import_onnx
 from toolkit.runs import Run
+from toolkit.types import GradientMode
 
 pytest.importorskip("onnxruntime")
 EPS = 8 / 255
+CHECKED = {"import_flips": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,7 @@ def data(count: int = 60) -> LabelledImages:
     return labelled_images(count)
 
 
-def adversaries(source: Source, folder: Path) -> AdversarialSet:
+def adversaries(source: Origin, folder: Path) -> AdversarialSet:
     with Run.start("attack", "test", config={"seed": 0}, out=folder) as out:
         return craft(
             find_attack("pgd-linf"),
@@ -61,7 +64,7 @@ def engine_logits(path: Path, images: np.ndarray) -> np.ndarray:
         return predict_all(engine, images, batch_size=32)
 
 
-def elsewhere(path: Path) -> Source:
+def elsewhere(path: Path) -> Origin:
     """A source whose twin is not that of its graph: its weights are moved."""
     source = open_source(path, device="cpu")
     torch.manual_seed(0)
@@ -77,12 +80,13 @@ def test_graph_is_attacked_and_only_what_fools_its_engine_counts(name: str, grap
     checked = check_twin(source, data(), batch_size=32)
     assert checked["import_flips"] <= 0.01
     made = adversaries(source, tmp_path)
-    confirmed = confirm(made, source, batch_size=32)
+    confirmed = confirm(made, source, checked=checked, batch_size=32)
     assert confirmed.source_logits is not None
     assert confirmed.source_clean_logits is not None
     np.testing.assert_array_equal(confirmed.source_logits, engine_logits(path, made.images))
     np.testing.assert_array_equal(confirmed.source_clean_logits, engine_logits(path, data().images))
     assert confirmed.indicators["confirmed"] > 0.9
+    assert confirmed.indicators["import_flips"] == checked["import_flips"]
     assert confirmed.indicators["zero_gradients"] == 0
     labels = data().labels
     before = (confirmed.source_clean_logits.argmax(1) == labels).mean()
@@ -98,7 +102,7 @@ def test_confirmed_is_the_share_of_the_twins_adversaries_that_fool_the_engine(gr
     theirs = engine_logits(graphs / "model.fp32.onnx", made.images).argmax(1) != labels
     share = (ours & theirs).sum() / ours.sum()
     assert 0 < share < 1
-    assert confirm(made, source, batch_size=7).indicators["confirmed"] == pytest.approx(share)
+    assert confirm(made, source, checked=CHECKED, batch_size=7).indicators["confirmed"] == pytest.approx(share)
 
 
 def test_fp32_twin_that_is_another_model_is_refused(graphs: Path) -> None:
@@ -121,10 +125,10 @@ def test_nan_of_the_twin_is_refused(graphs: Path) -> None:
 
 
 def test_checkpoint_needs_no_engine(tmp_path: Path) -> None:
-    source = Source(small_network().float(), "network", None)  # type: ignore[arg-type]
+    source = Origin(small_network().float(), "network", None)  # type: ignore[arg-type]
     made = adversaries(source, tmp_path)
     assert check_twin(source, data(), batch_size=32) == {}
-    assert confirm(made, source, batch_size=32) is made
+    assert confirm(made, source, checked=CHECKED, batch_size=32) is made
 
 
 def test_graph_of_an_export_run_knows_its_data_and_is_verified(graphs: Path, tmp_path: Path) -> None:
@@ -164,5 +168,27 @@ def test_probabilities_are_compared_with_probabilities(tmp_path: Path) -> None:
     assert check_twin(source, data(), batch_size=32)["import_max_abs_diff"] < 1e-5
     made = adversaries(source, tmp_path / "run")
     assert made.indicators["zero_gradients"] == 0
-    assert confirm(made, source, batch_size=32).source_logits.sum(1) == pytest.approx(1)  # type: ignore[union-attr]
+    assert confirm(made, source, checked=CHECKED, batch_size=32).source_logits.sum(1) == pytest.approx(1)  # type: ignore[union-attr]
     assert import_onnx(tmp_path / "m.onnx").probabilities
+
+
+def npz_of(images: LabelledImages, path: Path) -> str:
+    np.savez(path, x_test=images.images, y_test=images.labels)
+    return f"npz:{path}"
+
+
+@pytest.mark.parametrize("gradients", ["exact", "fast"])
+def test_stage_goes_from_a_foreign_graph_to_a_finished_attack_run(
+    gradients: GradientMode, graphs: Path, tmp_path: Path
+) -> None:
+    graph = graphs / "model.int8-trt.onnx"
+    name = npz_of(data(), tmp_path / "own.npz")
+    config = AttackConfig(model=str(graph), data=name, attack="fgsm", eps=EPS, gradients=gradients, batch_size=16)
+    plain = config.model_dump(mode="json")
+    with Run.start("attack", "x", config=plain, inputs={"model": graph}, out=tmp_path / "a") as out:
+        attack(config, out)
+    read = load_adversarial_set(Run.open(tmp_path / "a", kind="attack"))
+    assert read.source == "model.int8-trt.onnx"
+    assert read.source_logits is not None
+    np.testing.assert_array_equal(read.source_logits, engine_logits(graph, read.images))
+    assert set(read.indicators) >= {"confirmed", "import_flips", "import_max_abs_diff", "zero_gradients"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,11 +14,11 @@ from toolkit.attacks.base import AttackSpec, Draws, find_attack
 from toolkit.attacks.choice import Attack, choose_attack
 from toolkit.attacks.shards import Source, indicators, read_shards, write_shards
 from toolkit.attacks.source import fast_source
+from toolkit.attacks.twin import Network, check_twin, chosen_data, confirm, open_source
 from toolkit.config import AttackConfig, DataConfig, format_eps
 from toolkit.data.arrays import to_storage
 from toolkit.data.base import AdversarialSet, LabelledImages, load_splits, save_adversarial_set
 from toolkit.errors import ConfigError, DataError
-from toolkit.models.base import Classifier, load_classifier
 from toolkit.runs import Run
 from toolkit.types import Pixels
 
@@ -50,10 +51,11 @@ def attack_sweep(configs: Sequence[AttackConfig], outs: Sequence[Run]) -> None:
     config = configs[0]
     if any(other.model_copy(update={"eps": config.eps}) != config for other in configs):
         raise ConfigError("the attacks of a sweep differ in more than eps; run them one by one")
-    trained = Run.open(config.model, kind="train")
-    model = load_classifier(trained.file("model.safetensors"), device=config.device)
-    data = _clean_images(config, trained)
+    origin = open_source(Path(config.model), device=config.device)
+    model = origin.model
+    data = _clean_images(config, chosen_data(origin, config.data))
     _check_fit(model, data)
+    checked = check_twin(origin, data, batch_size=config.batch_size)
     todo = {out: _choose(each) for each, out in zip(configs, outs, strict=True) if not out.done}
     for chosen in todo.values():
         _check_grid_possible(chosen, data)
@@ -62,7 +64,8 @@ def attack_sweep(configs: Sequence[AttackConfig], outs: Sequence[Run]) -> None:
     write_shards(list(todo.values()), [out.path / SHARDS for out in todo], source, data, batch_size=config.batch_size)
     for out, chosen in todo.items():
         settings = {"stop": config.stop, "seed": config.seed, "gradients": config.gradients}
-        save_adversarial_set(out, _assemble(chosen, data, out, source=trained.path.name, settings=settings))
+        made = _assemble(chosen, data, out, source=origin.name, settings=settings)
+        save_adversarial_set(out, confirm(made, origin, checked=checked, batch_size=config.batch_size))
         out.finish(discard=(SHARDS,))
 
 
@@ -139,7 +142,7 @@ def _choose(config: AttackConfig) -> Attack:
     return choose_attack(spec, eps=config.eps, params=config.params, pixels=config.pixels, stop=config.stop)
 
 
-def _follow(model: Classifier, data: LabelledImages, config: AttackConfig, attacks: Sequence[Attack]) -> LogitsFn:
+def _follow(model: Network, data: LabelledImages, config: AttackConfig, attacks: Sequence[Attack]) -> LogitsFn:
     """Return the form of the model that the attacks ask, and say what bf16 costs them."""
     first = data.take(np.arange(min(config.batch_size, len(data))))
     x = torch.from_numpy(first.images).to(config.device)
@@ -159,16 +162,14 @@ def _follow(model: Classifier, data: LabelledImages, config: AttackConfig, attac
     return follow
 
 
-def _clean_images(config: AttackConfig, trained: Run) -> LabelledImages:
-    own = DataConfig.model_validate(trained.config["data"])
-    chosen = own if config.data is None else DataConfig(name=config.data)
+def _clean_images(config: AttackConfig, chosen: DataConfig) -> LabelledImages:
     data = load_splits(chosen).part(config.split).head(config.limit, seed=config.seed)
     if not len(data):
         raise DataError(f"the {config.split} split of {chosen.name} is empty; choose another --split or --data")
     return data
 
 
-def _check_fit(model: Classifier, data: LabelledImages) -> None:
+def _check_fit(model: Network, data: LabelledImages) -> None:
     if tuple(model.input_shape) != data.input_shape or model.num_classes != data.num_classes:
         raise DataError(
             f"{data.name} has images {data.input_shape} of {data.num_classes} classes; "

@@ -53,7 +53,7 @@ def fold_batch_norms(model: nn.Module) -> nn.Module:
     """
     try:
         traced = fx.symbolic_trace(model)
-    except (fx.proxy.TraceError, TypeError, RuntimeError):
+    except (fx.proxy.TraceError, TypeError, RuntimeError, ModelError):
         return model
     for conv, norm in list(_foldable(traced)):
         fused = fuse_conv_bn_eval(

@@ -7,6 +7,7 @@ the attack, and after it an adversary counts as one only where the engine is foo
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -25,7 +26,7 @@ from toolkit.models.imported import ImportedClassifier, import_onnx
 from toolkit.runs import MANIFEST, Run
 from toolkit.types import Images, Logits
 
-SourceModel: TypeAlias = Classifier | ImportedClassifier
+Network: TypeAlias = Classifier | ImportedClassifier
 
 _CHECKED = 1000  # images to attack on which a twin is held to the engine
 _RANDOM = 128  # images of random pixels likewise
@@ -35,7 +36,7 @@ _ADVICE = "use a transferred or a query attack instead, and report the file"
 
 
 @dataclass(frozen=True)
-class Source:
+class Origin:
     """What is attacked.
 
     Attributes:
@@ -45,13 +46,13 @@ class Source:
         graph: The ONNX file whose engine has the last word, or None for a checkpoint.
     """
 
-    model: SourceModel
+    model: Network
     name: str
     trained_on: DataConfig | None
     graph: Path | None = None
 
 
-def open_source(path: Path, *, device: str) -> Source:
+def open_source(path: Path, *, device: str) -> Origin:
     """Open a train run or an ONNX file.
 
     Raises:
@@ -62,7 +63,7 @@ def open_source(path: Path, *, device: str) -> Source:
     if not path.is_file():
         run = Run.open(path, kind="train")
         model = load_classifier(run.file("model.safetensors"), device=device)
-        return Source(model, run.path.name, _data_of(run))
+        return Origin(model, run.path.name, _data_of(run))
     if path.suffix != ".onnx":
         raise ModelError(f"{path} cannot be attacked; expected a train run or an ONNX file")
     trained_on, name = None, path.name
@@ -70,10 +71,10 @@ def open_source(path: Path, *, device: str) -> Source:
         run = Run.open(path.parent, kind="export")
         path, name = run.file(path.name), f"{run.path.name}/{path.name}"
         trained_on = _data_of(Run.open(run.config["model"], kind="train"))
-    return Source(import_onnx(path).to(torch_device(device)), name, trained_on, path)
+    return Origin(import_onnx(path).to(torch_device(device)), name, trained_on, path)
 
 
-def chosen_data(source: Source, name: str | None) -> DataConfig:
+def chosen_data(origin: Origin, name: str | None) -> DataConfig:
     """Return the data set of that name, or the one that the source model was trained on.
 
     Raises:
@@ -81,12 +82,12 @@ def chosen_data(source: Source, name: str | None) -> DataConfig:
     """
     if name is not None:
         return DataConfig(name=name)
-    if source.trained_on is None:
-        raise ConfigError(f"{source.name} does not say what it was trained on; name a data set with --data")
-    return source.trained_on
+    if origin.trained_on is None:
+        raise ConfigError(f"{origin.name} does not say what it was trained on; name a data set with --data")
+    return origin.trained_on
 
 
-def check_twin(source: Source, data: LabelledImages, *, batch_size: int) -> dict[str, float]:
+def check_twin(origin: Origin, data: LabelledImages, *, batch_size: int) -> dict[str, float]:
     """Hold a graph's differentiable twin to ONNX Runtime, on images to attack and on random ones.
 
     An FP32 twin must give the logits to rounding, so that only near-ties can change class. A coarser one (FP16, INT8) may
@@ -99,36 +100,44 @@ def check_twin(source: Source, data: LabelledImages, *, batch_size: int) -> dict
     Raises:
         ModelError: When the twin is another model than the engine's; with the numbers.
     """
-    if source.graph is None:
+    if origin.graph is None:
         return {}
     random = np.random.default_rng(0).random((_RANDOM, *data.input_shape), np.float32)
     images = np.concatenate([data.head(_CHECKED).images, random])
-    twin = _twin_logits(source.model, images, batch_size=batch_size)
-    real, precision = _engine_logits(source.graph, source.model, images, batch_size=batch_size)
+    twin = _twin_logits(origin.model, images, batch_size=batch_size)
+    real, precision = _engine_logits(origin.graph, origin.model, images, batch_size=batch_size)
     if precision == "fp32":
-        _check_difference(source.name, real, twin)
+        _check_difference(origin.name, real, twin)
     else:
-        plain, _ = _engine_logits(source.graph, source.model, images, batch_size=batch_size, optimize=False)
-        _check_flips(source.name, real, twin, plain)
+        plain, _ = _engine_logits(origin.graph, origin.model, images, batch_size=batch_size, optimize=False)
+        _check_flips(origin.name, real, twin, plain)
     return {"import_flips": _flips(real, twin) / len(images), "import_max_abs_diff": max_abs_diff(real, twin)}
 
 
-def confirm(adversaries: AdversarialSet, source: Source, *, batch_size: int) -> AdversarialSet:
+def confirm(
+    adversaries: AdversarialSet, origin: Origin, *, checked: Mapping[str, float], batch_size: int
+) -> AdversarialSet:
     """Put the engine's logits in the place of its twin's, and note how many adversaries the engine confirms.
+
+    Args:
+        adversaries: As the attack has made them.
+        origin: What was attacked.
+        checked: What `check_twin` has measured.
+        batch_size: Images a call.
 
     Returns:
         For a checkpoint the set as it is. For a graph one whose source logits are the engine's, with the indicator
         `confirmed`: of the adversaries that fool the twin, the share that fool the engine.
     """
-    if source.graph is None or adversaries.source_logits is None:
+    if origin.graph is None or adversaries.source_logits is None:
         return adversaries
     labels = adversaries.clean.labels
-    attacked, _ = _engine_logits(source.graph, source.model, adversaries.images, batch_size=batch_size)
-    clean, _ = _engine_logits(source.graph, source.model, adversaries.clean.images, batch_size=batch_size)
+    attacked, _ = _engine_logits(origin.graph, origin.model, adversaries.images, batch_size=batch_size)
+    clean, _ = _engine_logits(origin.graph, origin.model, adversaries.clean.images, batch_size=batch_size)
     fooled = predictions(adversaries.source_logits) != labels
     confirmed = predictions(attacked)[fooled] != labels[fooled]
     share = {"confirmed": float(confirmed.mean())} if len(confirmed) else {}
-    indicators = {**adversaries.indicators, **share}
+    indicators = {**adversaries.indicators, **checked, **share}
     return replace(adversaries, source_logits=attacked, source_clean_logits=clean, indicators=indicators)
 
 
@@ -155,7 +164,7 @@ def _flips(real: Logits, other: Logits) -> int:
     return int((predictions(real) != predictions(other)).sum())
 
 
-def _twin_logits(model: SourceModel, images: Images, *, batch_size: int) -> Logits:
+def _twin_logits(model: Network, images: Images, *, batch_size: int) -> Logits:
     device = next(model.buffers()).device
     output = model.outputs if isinstance(model, ImportedClassifier) else model
     with torch.no_grad():
@@ -165,7 +174,7 @@ def _twin_logits(model: SourceModel, images: Images, *, batch_size: int) -> Logi
 
 
 def _engine_logits(
-    graph: Path, model: SourceModel, images: Images, *, batch_size: int, optimize: bool = True
+    graph: Path, model: Network, images: Images, *, batch_size: int, optimize: bool = True
 ) -> tuple[Logits, str]:
     """Return ONNX Runtime's logits and the graph's precision; images go one by one where they would change each other."""
     one_by_one = isinstance(model, ImportedClassifier) and model.graph_input.batch == 1
