@@ -58,7 +58,8 @@ def main() -> None:
     print(table)
     if options.results:
         options.results.mkdir(parents=True, exist_ok=True)
-        (options.results / f"deployed-forms-{options.preset}.json").write_text(text, encoding="utf-8")
+        places = text.replace(f'"{options.runs}/', '"runs/')  # as if run without --runs
+        (options.results / f"deployed-forms-{options.preset}.json").write_text(places, encoding="utf-8")
         (options.results / f"deployed-forms-{options.preset}.md").write_text(table, encoding="utf-8")
 
 
