@@ -61,7 +61,7 @@ def run_mypy(stubs: Path, *sources: Path) -> list[str]:
     """Return mypy's complaints about sources that use the stubs."""
     command = [
         sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), "--follow-imports=silent",
-        "--no-warn-unused-ignores", "--no-error-summary", "--cache-dir", str(stubs / "cache"), *map(str, sources),
+        "--no-warn-unused-ignores", "--no-error-summary", "--cache-dir", str(stubs.parent.parent / "mypy"), *map(str, sources),
     ]  # fmt: skip
     result = subprocess.run(
         command, cwd=ROOT, env={**os.environ, "MYPYPATH": str(stubs)}, capture_output=True, text=True, check=False
