@@ -1,0 +1,306 @@
+"""Attacks beside those of foolbox, torchattacks and ART: adversarial images a second at equal success.
+
+    python benchmarks/attacks.py --model runs/train-cifar10-resnet-20-... --results benchmarks/results
+
+All sides attack the same images of the same model in the same batches, a round each in turn. What they find is checked
+before anything is timed. ART is left out where it is not installed (pip install adversarial-robustness-toolbox packaging).
+Takes about an hour for 1,024 CIFAR-10 images on two cores; fewer images or rounds: see --help.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from toolkit.attacks.base import Draws, find_attack
+from toolkit.attacks.choice import choose_attack, run_sweep
+from toolkit.attacks.source import fast_source
+from toolkit.config import DataConfig, parse_number
+from toolkit.data.base import load_splits
+from toolkit.environment import package_version
+from toolkit.evaluation.bench import BenchCase, bench_report, compare_sides, take_turns
+from toolkit.models.base import load_classifier
+from toolkit.runs import Run, write_text
+from toolkit.types import GradientMode
+
+PEERS = {"foolbox": "foolbox", "torchattacks": "torchattacks", "art": "adversarial-robustness-toolbox"}
+
+Crafter = Callable[[Tensor, Tensor], Tensor]  # images and classes of one batch -> adversaries
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What every side works on."""
+
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    eps: float
+    step_size: float
+    steps: int
+    batch_size: int
+
+
+def main() -> None:
+    """Compare, print a table and write the report."""
+    options = read_options()
+    setting = load_setting(options)
+    cases: list[BenchCase] = []
+    for group in options.groups:
+        print(f"{group} ...", file=sys.stderr, flush=True)
+        cases += GROUPS[group](setting, options.rounds)
+    print(table(cases))
+    versions = {name: package_version(distribution) or "not installed" for name, distribution in PEERS.items()}
+    settings: dict[str, int | float | str] = {
+        "model": str(options.model), "images": len(setting.x), "eps": setting.eps, "step_size": setting.step_size,
+        "steps": setting.steps, "batch_size": setting.batch_size, "threads": torch.get_num_threads(), **versions,
+    }  # fmt: skip
+    if options.results:
+        report = bench_report("attacks", settings=settings, cases=cases)
+        write_text(options.results / "attacks.json", report.model_dump_json(indent=1) + "\n")
+        write_text(options.results / "attacks.md", table(cases) + "\n")
+
+
+def read_options() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="a train run, undefended")
+    parser.add_argument("--images", type=int, default=1024)
+    parser.add_argument("--eps", type=parse_number, default=4 / 255)
+    parser.add_argument("--step-size", type=parse_number, default=1 / 255)
+    parser.add_argument("--steps", type=int, default=20, help="of PGD and APGD")
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--groups", nargs="+", choices=GROUPS, default=list(GROUPS))
+    parser.add_argument("--results", type=Path, help="folder for attacks.json and attacks.md")
+    return parser.parse_args()
+
+
+def load_setting(options: argparse.Namespace) -> Setting:
+    """Open the model and its test images."""
+    run = Run.open(options.model, kind="train")
+    model = load_classifier(run.file("model.safetensors"))
+    data = load_splits(DataConfig.model_validate(run.config["data"])).test.head(options.images)
+    x, y = torch.from_numpy(data.images), torch.from_numpy(data.labels)
+    return Setting(model, x, y, options.eps, options.step_size, options.steps, options.batch_size)
+
+
+def in_batches(setting: Setting, craft: Crafter) -> Tensor:
+    """Attack all images, a batch at a time."""
+    starts = range(0, len(setting.x), setting.batch_size)
+    parts = [slice(start, start + setting.batch_size) for start in starts]
+    return torch.cat([craft(setting.x[part], setting.y[part]).detach() for part in parts])
+
+
+def ours(name: str, setting: Setting, *, mode: GradientMode = "fast", stop: str = "never", **params: object) -> Crafter:
+    """Return one of our attacks, contract check included."""
+    model = fast_source(setting.model, setting.x[:8], mode=mode)
+    chosen = choose_attack(find_attack(name), eps=setting.eps, params=params, stop=stop)
+    return lambda x, y: chosen.run(model, x, y, draws=Draws(seed=0, index=np.arange(len(x))))
+
+
+def foolbox_attack(name: str, setting: Setting, **options: Any) -> Crafter:
+    """Return one of foolbox's attacks."""
+    foolbox = quietly("foolbox")
+    attack, model = getattr(foolbox.attacks, name)(**options), foolbox.PyTorchModel(setting.model, bounds=(0, 1))
+    return lambda x, y: attack.run(model, x, foolbox.criteria.Misclassification(y), epsilon=setting.eps)
+
+
+def torchattacks_attack(name: str, setting: Setting, **options: Any) -> Crafter:
+    """Return one of torchattacks' attacks."""
+    attack: Crafter = getattr(quietly("torchattacks"), name)(setting.model, eps=setting.eps, **options)
+    return attack
+
+
+def art_attack(name: str, setting: Setting, **options: Any) -> Crafter:
+    """Return one of ART's attacks."""
+    estimators, evasion = quietly("art.estimators.classification"), quietly("art.attacks.evasion")
+    classes = int(setting.model.num_classes)  # type: ignore[arg-type]
+    estimator = estimators.PyTorchClassifier(
+        setting.model, nn.CrossEntropyLoss(), tuple(setting.x.shape[1:]), classes, clip_values=(0.0, 1.0)
+    )
+    attack = getattr(evasion, name)(estimator, eps=setting.eps, batch_size=setting.batch_size, **options)
+    return lambda x, y: torch.from_numpy(attack.generate(x.numpy(), y.numpy()))
+
+
+def quietly(module: str) -> Any:
+    """Import a peer without its warnings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return importlib.import_module(module)
+
+
+def installed(sides: Mapping[str, Callable[[], Crafter]]) -> dict[str, Crafter]:
+    """Return the sides, without those of peers that are not installed."""
+    kept = {name: make for name, make in sides.items() if name not in PEERS or package_version(PEERS[name])}
+    for name in sides.keys() - kept.keys():
+        print(f"{name} is left out: not installed (pip install {PEERS[name]} packaging)", file=sys.stderr)
+    return {name: make() for name, make in kept.items()}
+
+
+def compare(group: str, setting: Setting, rounds: int, sides: Mapping[str, Callable[[], Crafter]]) -> list[BenchCase]:
+    """Check what each side finds, then time crafting alone and crafting with the evaluation of what was found."""
+    crafters = installed(sides)
+    quality = {name: check(setting, in_batches(setting, craft)) for name, craft in crafters.items()}
+    best = max(measured["success"] for measured in quality.values())
+    for measured in quality.values():
+        measured["within_half_a_point_of_the_best"] = float(measured["success"] >= best - 0.005)
+    craft_only = {name: partial(in_batches, setting, craft) for name, craft in crafters.items()}
+    both = {name: partial(craft_and_evaluate, setting, craft) for name, craft in crafters.items()}
+    items = dict.fromkeys(crafters, len(setting.x))
+    cases = []
+    for title, timed in ((group, craft_only), (f"{group}, end to end", both)):
+        samples = take_turns(timed, rounds=rounds)
+        cases += compare_sides(title, samples, items=items, quality=quality, baseline=fastest_peer(samples))
+    return cases
+
+
+def check(setting: Setting, x_adv: Tensor) -> dict[str, float]:
+    """Return the share misclassified and the largest change; a side that leaves the budget stops the benchmark."""
+    worst = float((x_adv - setting.x).abs().max())
+    if worst > setting.eps + 1e-6 or float(x_adv.min()) < 0 or float(x_adv.max()) > 1:
+        raise SystemExit(f"a side left its budget: max |x_adv - x| = {worst:.7f}, eps = {setting.eps:.7f}")
+    return {"success": evaluate(setting, x_adv), "max_change": worst}
+
+
+@torch.no_grad()
+def evaluate(setting: Setting, x_adv: Tensor) -> float:
+    """Return the share misclassified by the model itself."""
+    starts = range(0, len(x_adv), setting.batch_size)
+    logits = torch.cat([setting.model(x_adv[start : start + setting.batch_size]) for start in starts])
+    return float((logits.argmax(1) != setting.y).double().mean())
+
+
+def craft_and_evaluate(setting: Setting, craft: Crafter) -> float:
+    """Do what a robustness evaluation does."""
+    return evaluate(setting, in_batches(setting, craft))
+
+
+def fastest_peer(samples: Mapping[str, list[float]]) -> str | None:
+    """Return the peer with the least median time, or None where there is none."""
+    peers = {name: float(np.median(seconds)) for name, seconds in samples.items() if name in PEERS}
+    return min(peers, key=peers.__getitem__) if peers else None
+
+
+def fgsm(setting: Setting, rounds: int) -> list[BenchCase]:
+    """Compare single steps."""
+    return compare(
+        "fgsm",
+        setting,
+        rounds,
+        {
+            "foolbox": partial(foolbox_attack, "FGSM", setting, random_start=False),
+            "torchattacks": partial(torchattacks_attack, "FGSM", setting),
+            "art": partial(art_attack, "FastGradientMethod", setting),
+            "edgeproof": partial(ours, "fgsm", setting),
+        },
+    )
+
+
+def pgd(setting: Setting, rounds: int) -> list[BenchCase]:
+    """Compare PGD: the same work as the peers, and the modes that they do not have."""
+    step, steps = setting.step_size, setting.steps
+    never = partial(ours, "pgd-linf", setting, keep="last", step_size=step, steps=steps)
+    first = partial(ours, "pgd-linf", setting, stop="first", step_size=step, steps=steps)
+    sides: dict[str, Callable[[], Crafter]] = {
+        "foolbox": partial(foolbox_attack, "LinfPGD", setting, abs_stepsize=step, steps=steps, random_start=True),
+        "torchattacks": partial(torchattacks_attack, "PGD", setting, alpha=step, steps=steps),
+        "art": partial(
+            art_attack, "ProjectedGradientDescent", setting,
+            eps_step=step, max_iter=steps, num_random_init=1, verbose=False,
+        ),
+        "edgeproof, exact gradients": partial(never, mode="exact"),
+        "edgeproof": never,
+        "edgeproof, bf16": partial(never, mode="bf16"),
+        "edgeproof, stop first": first,
+        "edgeproof, stop first, bf16": partial(first, mode="bf16"),
+    }  # fmt: skip
+    return compare(f"pgd-{setting.steps}", setting, rounds, sides)
+
+
+def apgd(setting: Setting, rounds: int) -> list[BenchCase]:
+    """Compare Auto-PGD on the cross-entropy."""
+    steps = setting.steps
+    return compare(
+        f"apgd-ce-{steps}",
+        setting,
+        rounds,
+        {
+            "torchattacks": partial(torchattacks_attack, "APGD", setting, steps=steps, loss="ce"),
+            "art": partial(
+                art_attack,
+                "AutoProjectedGradientDescent",
+                setting,
+                max_iter=steps,
+                nb_random_init=1,
+                loss_type="cross_entropy",
+                verbose=False,
+            ),
+            "edgeproof": partial(ours, "apgd-ce", setting, steps=steps),
+            "edgeproof, stop first": partial(ours, "apgd-ce", setting, steps=steps, stop="first"),
+        },
+    )
+
+
+def growth(setting: Setting, rounds: int) -> list[BenchCase]:
+    """Time how the work grows: with steps, with images, and with the budgets of an FGSM sweep."""
+    size = min(setting.batch_size, len(setting.x))
+    x, y = setting.x[:size], setting.y[:size]
+
+    def pgd_of(count: int, steps: int) -> Callable[[], object]:
+        part = replace(setting, x=x[:count], y=y[:count], batch_size=size // 4)
+        return partial(in_batches, part, ours("pgd-linf", part, steps=steps, keep="last"))
+
+    def sweep_of(budgets: int) -> Callable[[], object]:
+        model = fast_source(setting.model, x[:8], mode="fast")
+        eps = [setting.eps * (k + 1) / budgets for k in range(budgets)]
+        attacks = [choose_attack(find_attack("fgsm"), eps=each, params={}) for each in eps]
+        return partial(run_sweep, attacks, model, x, y, draws=Draws(seed=0, index=np.arange(size)))
+
+    compared = {
+        "steps": {f"{steps} steps": pgd_of(size, steps) for steps in (5, 10, 20)},
+        "images": {f"{count} images": pgd_of(count, 5) for count in (size // 4, size // 2, size)},
+        "fgsm sweep": {f"{budgets} eps": sweep_of(budgets) for budgets in (1, 8)},
+    }
+    cases = []
+    for group, sides in compared.items():
+        samples = take_turns(sides, rounds=rounds)
+        items = dict.fromkeys(sides, size)  # so that the ratio is that of the seconds
+        cases += compare_sides(f"growth: {group}", samples, items=items, quality={}, baseline=next(iter(sides)))
+    return cases
+
+
+def table(cases: list[BenchCase]) -> str:
+    """Return the cases as Markdown."""
+    lines = [
+        "| comparison | side | images/s (p5 to p95) | x the fastest peer | misclassified |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for case in cases:
+        rate = f"{case.rate:.1f} ({case.rate_p5:.1f} to {case.rate_p95:.1f})"
+        ratio = "" if case.ratio is None else f"{case.ratio:.2f}"
+        success = f"{100 * case.quality['success']:.1f} %" if "success" in case.quality else ""
+        lines.append(f"| {case.group} | {case.name} | {rate} | {ratio} | {success} |")
+    return "\n".join(lines)
+
+
+GROUPS: dict[str, Callable[[Setting, int], list[BenchCase]]] = {
+    "fgsm": fgsm,
+    "pgd": pgd,
+    "apgd": apgd,
+    "growth": growth,
+}
+
+if __name__ == "__main__":
+    main()

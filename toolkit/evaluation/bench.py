@@ -1,0 +1,110 @@
+"""What every benchmark writes, and how it takes its samples: the sides take turns, and every sample is kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from toolkit.config import Strict
+from toolkit.environment import describe_environment
+
+BENCH_SCHEMA_VERSION = 1
+
+
+class BenchCase(Strict):
+    """One side of a comparison.
+
+    group: what is compared, for instance "pgd-20". name: the side. items: images (or elements) of one sample. seconds: of every
+    round. rate: items a second, median with the 5th and 95th percentile. ratio: median over rounds of the baseline's seconds
+    over this side's, 1 for the baseline and null where the group has none. quality: what was checked before the timing,
+    for instance the share misclassified.
+    """
+
+    group: str
+    name: str
+    items: int
+    seconds: tuple[float, ...]
+    rate: float
+    rate_p5: float
+    rate_p95: float
+    ratio: float | None
+    quality: dict[str, float]
+
+
+class BenchReport(Strict):
+    """A benchmark's JSON file."""
+
+    schema_version: int = BENCH_SCHEMA_VERSION
+    kind: str
+    settings: dict[str, int | float | str]
+    cases: tuple[BenchCase, ...]
+    environment: dict[str, str]
+
+
+def take_turns(
+    sides: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    warm_up: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
+    """Time every side once a round, so that a drift of the machine meets all of them.
+
+    Args:
+        sides: Name to what is timed.
+        rounds: Samples of each.
+        warm_up: Rounds before them that are not kept.
+        clock: Seconds from any origin.
+    """
+    samples: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(warm_up + rounds):
+        for name, run in sides.items():
+            began = clock()
+            run()
+            if turn >= warm_up:
+                samples[name].append(clock() - began)
+    return samples
+
+
+def compare_sides(
+    group: str,
+    samples: Mapping[str, list[float]],
+    *,
+    items: Mapping[str, int],
+    quality: Mapping[str, Mapping[str, float]],
+    baseline: str | None,
+) -> list[BenchCase]:
+    """Return a case for each side.
+
+    Args:
+        group: What is compared.
+        samples: Seconds of every round, equally many for each side.
+        items: How many images (or elements) one sample of each side handles.
+        quality: What was checked of each side before it was timed.
+        baseline: The side that ratios refer to, or None.
+    """
+    cases = []
+    for name, seconds in samples.items():
+        low, middle, high = np.percentile(items[name] / np.asarray(seconds), [5, 50, 95])
+        against = None if baseline is None else np.asarray(samples[baseline]) / items[baseline]
+        cases.append(
+            BenchCase(
+                group=group,
+                name=name,
+                items=items[name],
+                seconds=tuple(seconds),
+                rate=float(middle),
+                rate_p5=float(low),
+                rate_p95=float(high),
+                ratio=None if against is None else float(np.median(against * items[name] / np.asarray(seconds))),
+                quality=dict(quality.get(name, {})),
+            )
+        )
+    return cases
+
+
+def bench_report(kind: str, *, settings: Mapping[str, int | float | str], cases: list[BenchCase]) -> BenchReport:
+    """Return a report of this machine."""
+    return BenchReport(kind=kind, settings=dict(settings), cases=tuple(cases), environment=describe_environment())
