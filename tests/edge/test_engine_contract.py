@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.edge.tiny_onnx import write_linear
-from toolkit.engines.base import Engine, EngineOptions, open_engine, predict_all
+from toolkit.engines.base import Engine, EngineOptions, ShowsKernels, open_engine, predict_all
 from toolkit.errors import ConfigError, DataError, ToolkitError, UnavailableError
 from toolkit.registry import entries
 
@@ -168,6 +168,12 @@ def test_a_batch_over_the_largest_is_refused_and_predict_all_splits_it(engine: E
     with pytest.raises(DataError, match=f"a batch of {most + 1} is over the engine's {most}"):
         engine.predict(images(most + 1))
     assert predict_all(engine, images(2 * most + 1), batch_size=256).shape == (2 * most + 1, 3)
+
+
+def test_the_products_of_an_int8_graph_run_in_integers_and_others_do_not(engine: Engine) -> None:
+    if not isinstance(engine, ShowsKernels):
+        pytest.skip("cannot say")
+    assert [kernel.integer for kernel in engine.kernels()] == [engine.info.precision == "int8"]
 
 
 def test_closing_twice_is_harmless(engine: Engine) -> None:

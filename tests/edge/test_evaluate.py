@@ -165,6 +165,12 @@ def test_batch_invariance_is_measured_for_every_engine(graphs: Path, make_set: M
     assert none.engines[0].invariance is None
 
 
+def test_the_share_of_integer_kernels_is_measured_for_int8(graphs: Path, make_set: MakeSet, tmp_path: Path) -> None:
+    results = run_eval(tmp_path / "eval", engines=[str(graphs)], sets=[str(make_set())])
+    found = [engine.kernels and (engine.kernels.integer, engine.kernels.total) for engine in results.engines]
+    assert found == [None, None, (1, 1)]
+
+
 def test_throughput_keeps_every_sample(graphs: Path, make_set: MakeSet, tmp_path: Path) -> None:
     results = run_eval(tmp_path / "eval", engines=[str(graphs)], sets=[str(make_set())], throughput=True)
     samples = json.loads((tmp_path / "eval" / "throughput.json").read_text())

@@ -12,7 +12,7 @@ import pytest
 
 from tests.edge.tiny_onnx import write_linear
 from toolkit.engines import onnxrt
-from toolkit.engines.base import EngineOptions, open_engine, reader_of
+from toolkit.engines.base import EngineOptions, ShowsKernels, open_engine, reader_of
 from toolkit.errors import ConfigError, ModelError, UnavailableError
 
 WEIGHTS = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
@@ -104,3 +104,10 @@ def test_a_graph_with_an_operator_that_does_not_exist_is_a_model_error(graph: Pa
 def test_softmax_outputs_are_opened_as_they_are(tmp_path: Path) -> None:
     engine = open_engine(write_linear(tmp_path / "m.onnx", WEIGHTS, softmax=True))
     np.testing.assert_allclose(engine.predict(np.ones((2, 1, 4, 4), np.float32)).sum(axis=1), 1, atol=1e-6)
+
+
+def test_without_optimisation_int8_is_rounding_around_floating_point(tmp_path: Path) -> None:
+    path = write_linear(tmp_path / "m.onnx", WEIGHTS, precision="int8")
+    engine = onnxrt.open_onnxruntime(path, device="cpu", options=EngineOptions(optimize=False))
+    assert isinstance(engine, ShowsKernels)
+    assert [(kernel.operator, kernel.integer) for kernel in engine.kernels()] == [("MatMul", False)]

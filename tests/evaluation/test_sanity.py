@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from toolkit.evaluation.results import EngineRecord, InvarianceRecord, SetRecord
+from toolkit.evaluation.results import EngineRecord, InvarianceRecord, KernelsRecord, SetRecord
 from toolkit.evaluation.sanity import check_engine, check_logits, check_results
 from toolkit.evaluation.scoring import Predictions, score
 
@@ -114,3 +114,13 @@ def test_an_engine_that_depends_on_the_batch_is_told() -> None:
     (found,) = check_engine(engine)
     assert found == "trt-int8 gives 2 of 16 images another class in another batch size or slot (rows 3, 90)"
     assert list(check_engine(engine.model_copy(update={"invariance": None}))) == []
+
+
+def test_int8_that_is_not_computed_in_integers_is_told() -> None:
+    engine = EngineRecord(
+        name="ort-int8-trt", backend="onnxruntime", precision="int8", device="cpu", provider="CPU", path="m.onnx", sha256="",
+        size=1, versions={}, note="", options={}, throughput=None, kernels=KernelsRecord(integer=8, total=20),
+    )  # fmt: skip
+    (found,) = check_engine(engine)
+    assert "ort-int8-trt computes 8 of 20 convolutions and matrix products in integers" in found
+    assert list(check_engine(engine.model_copy(update={"kernels": KernelsRecord(integer=20, total=20)}))) == []

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -87,6 +87,23 @@ class Engine(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One convolution or matrix product as the runtime executes it."""
+
+    operator: str
+    integer: bool
+
+
+@runtime_checkable
+class ShowsKernels(Protocol):
+    """An engine that can say which arithmetic each of its convolutions and matrix products runs in."""
+
+    def kernels(self) -> tuple[Kernel, ...]:
+        """Return the convolutions and matrix products as executed, after the runtime's own optimisation."""
+        ...
 
 
 class Closing:

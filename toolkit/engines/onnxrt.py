@@ -6,6 +6,9 @@ active providers are read back: what was asked for runs, or opening fails.
 
 from __future__ import annotations
 
+import json
+import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from toolkit.engines.base import (
     Engine,
     EngineInfo,
     EngineOptions,
+    Kernel,
     check_input,
     pad_batch,
     refuse_device,
@@ -31,6 +35,7 @@ from toolkit.types import Images, Logits
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
+_PRODUCTS = ("Conv", "Gemm", "MatMul")
 _NOTES = {
     (CPU, "fp16"): "weights rounded to FP16, arithmetic in FP32 on this provider",
     (CUDA, "int8"): "INT8 rounding by Q/DQ nodes, arithmetic in floating point on this provider",
@@ -59,6 +64,7 @@ class OnnxRuntimeEngine(Closing):
         self._signature = summary.signature(path)
         refuse_precision(options, active=summary.precision, backend="onnxruntime", path=path)
         self._session: Any = _open_session(path, provider=provider, device=device, options=options)
+        self._profiled = partial(_open_session, path, provider=provider, device=device, options=options)
         classes = self._signature.num_classes or _count_classes(self._session, self._signature, path)
         self._info = _describe(path, summary, self._session, device=device, classes=classes, options=options)
 
@@ -80,12 +86,29 @@ class OnnxRuntimeEngine(Closing):
         batch = pad_batch(images, self._signature.batch)
         return _run(self._session, self._signature, batch)[: len(images)]
 
+    def kernels(self) -> tuple[Kernel, ...]:
+        """Run a black image in a profiled session of the same options, and return its convolutions and matrix products."""
+        image = np.zeros((self._signature.batch or 1, *self._signature.input_shape), np.float32)
+        with tempfile.TemporaryDirectory() as folder:
+            session = self._profiled(profile=Path(folder) / "profile")
+            _run(session, self._signature, image)
+            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        ran = [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
+        operators = [event["args"]["op_name"] for event in ran]
+        return tuple(Kernel(name, _is_integer(name)) for name in operators if any(word in name for word in _PRODUCTS))
+
     def close(self) -> None:
         """Free the session; harmless when repeated."""
         self._session = None
 
 
-def _open_session(path: Path, *, provider: str, device: str, options: EngineOptions) -> Any:
+def _is_integer(operator: str) -> bool:
+    return operator.startswith(("QLinear", "QGemm", "ConvInteger", "MatMulInteger", "DynamicQuantizeMatMul"))
+
+
+def _open_session(
+    path: Path, *, provider: str, device: str, options: EngineOptions, profile: Path | None = None
+) -> Any:
     runtime = require("onnxruntime", extra="cpu" if provider == CPU else "gpu", purpose=f"open {path}")
     offered = runtime.get_available_providers()
     if provider not in offered:
@@ -93,10 +116,11 @@ def _open_session(path: Path, *, provider: str, device: str, options: EngineOpti
             f"{provider} was asked for (device {device!r}) and this onnxruntime offers only {', '.join(offered)}; "
             f"uninstall onnxruntime and install edgeproof[gpu]"
         )
+    chosen = _session_options(runtime, provider, options)
+    if profile:
+        chosen.enable_profiling, chosen.profile_file_prefix = True, str(profile)
     try:
-        session = runtime.InferenceSession(
-            str(path), _session_options(runtime, provider, options), providers=_providers(provider, device)
-        )
+        session = runtime.InferenceSession(str(path), chosen, providers=_providers(provider, device))
     except Exception as error:  # the runtime's own exceptions have no common root below Exception
         reason = str(error).splitlines()[0]
         if provider == CPU:

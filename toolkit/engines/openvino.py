@@ -12,6 +12,7 @@ from toolkit.engines.base import (
     Engine,
     EngineInfo,
     EngineOptions,
+    Kernel,
     check_input,
     pad_batch,
     refuse_device,
@@ -25,6 +26,8 @@ from toolkit.runs import sha256_file
 from toolkit.types import Images, Logits
 
 _HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
+
+_PRODUCTS = ("Convolution", "GroupConvolution", "FullyConnected", "MatMul", "Gemm")
 
 
 @register("openvino", suffixes=(".onnx",), short="ov", module="openvino", extra="openvino", priority=1)
@@ -61,6 +64,12 @@ class OpenVinoEngine(Closing):
         if not len(images):
             return np.empty((0, self._info.num_classes), np.float32)
         return _run(self._request, self._signature, pad_batch(images, self._signature.batch))[: len(images)]
+
+    def kernels(self) -> tuple[Kernel, ...]:
+        """Return the convolutions and matrix products of the compiled model."""
+        nodes = [node.get_rt_info() for node in self._request.get_compiled_model().get_runtime_model().get_ops()]
+        found = [(info["layerType"].value, info["runtimePrecision"].value) for info in nodes if "layerType" in info]
+        return tuple(Kernel(name, kind.lower() in ("i8", "u8")) for name, kind in found if name in _PRODUCTS)
 
     def close(self) -> None:
         """Free the compiled model; harmless when repeated."""

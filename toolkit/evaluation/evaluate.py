@@ -14,7 +14,7 @@ from toolkit import __version__
 from toolkit.config import EvalConfig
 from toolkit.data.arrays import write_npz
 from toolkit.data.base import LabelledImages
-from toolkit.engines.base import Engine, predict_all
+from toolkit.engines.base import Engine, ShowsKernels, predict_all
 from toolkit.engines.specs import EngineSpec, read_specs
 from toolkit.environment import describe_environment
 from toolkit.errors import ConfigError, DataError, nearest
@@ -24,7 +24,7 @@ from toolkit.evaluation.invariance import batch_invariance, narrowest
 from toolkit.evaluation.latency import Timing, measure_throughput
 from toolkit.evaluation.logits import load_saved_logits, logits_key, logits_name, save_logits
 from toolkit.evaluation.metrics import predictions
-from toolkit.evaluation.results import EngineRecord, InvarianceRecord, Results, SetRecord
+from toolkit.evaluation.results import EngineRecord, InvarianceRecord, KernelsRecord, Results, SetRecord
 from toolkit.evaluation.samples import sample_arrays
 from toolkit.evaluation.scoring import CLEAN, Predictions
 from toolkit.evaluation.summary import AllLogits, complete
@@ -143,6 +143,13 @@ def _invariance(engine: Engine, clean: LabelledImages, logits: Logits, count: in
     return batch_invariance(engine, clean.images, rows=narrowest(logits, count)) if count else None
 
 
+def _kernels(engine: Engine) -> KernelsRecord | None:
+    if engine.info.precision != "int8" or not isinstance(engine, ShowsKernels):
+        return None
+    kernels = engine.kernels()
+    return KernelsRecord(integer=sum(kernel.integer for kernel in kernels), total=len(kernels))
+
+
 def _engine_record(
     spec: EngineSpec, engine: Engine, *, timing: Timing | None, invariance: InvarianceRecord | None
 ) -> EngineRecord:
@@ -161,6 +168,7 @@ def _engine_record(
         options=dict(info.options),
         throughput=timing.record() if timing else None,
         invariance=invariance,
+        kernels=_kernels(engine),
     )
 
 

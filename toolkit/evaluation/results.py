@@ -56,6 +56,13 @@ class InvarianceRecord(Strict):
     max_abs_diff: float | None
 
 
+class KernelsRecord(Strict):
+    """Convolutions and matrix products as executed, and how many of them run in integers."""
+
+    integer: int
+    total: int
+
+
 class EngineRecord(Strict):
     """One deployed form, as active; what was not measured is null."""
 
@@ -72,6 +79,7 @@ class EngineRecord(Strict):
     options: dict[str, Any]
     throughput: ThroughputRecord | None
     invariance: InvarianceRecord | None = None
+    kernels: KernelsRecord | None = Field(None, description="of INT8 engines that can say")
 
 
 class SetRecord(Strict):

@@ -39,12 +39,17 @@ def check_logits(engine: str, set_: str, logits: Logits) -> Iterator[str]:
 
 
 def check_engine(engine: EngineRecord) -> Iterator[str]:
-    """Warn of an engine whose answer depends on the batch around an image."""
+    """Warn of an engine whose answer depends on the batch around an image, or whose INT8 is not computed in integers."""
     tried = engine.invariance
     if tried and tried.flips:
         yield (
             f"{engine.name} gives {tried.flips} of {tried.images} images another class in another batch size or slot "
             f"(rows {', '.join(map(str, tried.flipped[:5]))}{', ...' if tried.flips > 5 else ''})"
+        )
+    if engine.kernels and engine.kernels.integer < engine.kernels.total:
+        yield (
+            f"{engine.name} computes {engine.kernels.integer} of {engine.kernels.total} convolutions and matrix products in "
+            f"integers, the rest in floating point between Q and DQ: it has INT8's rounding but not all of its speed"
         )
 
 
