@@ -15,6 +15,7 @@ from torch import Tensor
 from kernels import l2_step, linf_step, momentum_step, runtime
 from kernels.numerics import narrow, widen
 from tests.kernels.host import HostDriver
+from tests.kernels.on_device import OnDevice
 from tests.kernels.table import EPS, SCALARS, SIZES, gradients, mixed, plain, rng, rounded
 from toolkit import ops
 
@@ -87,26 +88,6 @@ def test_torch_rounds_to_the_grid_of_the_reference(eps: float) -> None:
     x, origin = mixed((4, 3, 8, 8), "f32", eps), plain((4, 3, 8, 8), "f32", eps)
     out = ops.to_grid(torch.from_numpy(x), torch.from_numpy(origin), eps=eps)
     np.testing.assert_array_equal(out.numpy(), linf_step.on_grid(x, origin, np.asarray(eps)))
-
-
-class OnDevice(Tensor):
-    """A tensor that says it lies on a CUDA device, for the host build."""
-
-    @property
-    def is_cuda(self) -> bool:  # type: ignore[override]
-        return True
-
-    @property
-    def __cuda_array_interface__(self) -> dict[str, Any]:  # type: ignore[override]
-        with torch._C.DisableTorchFunctionSubclass():
-            typestr = {torch.float32: "<f4", torch.float16: "<f2", torch.bfloat16: "<V2"}[self.dtype]
-            strides = tuple(stride * self.element_size() for stride in self.stride())
-            return {
-                "shape": tuple(self.shape),
-                "typestr": typestr,
-                "strides": strides,
-                "data": (self.data_ptr(), False),
-            }
 
 
 def on_device(values: np.ndarray, scalar: str = "f32", *, last: bool = False) -> Tensor:
