@@ -193,6 +193,18 @@ class EvalConfig(Strict):
     gallery: int = Field(8, ge=0, description="adversaries shown in the report")
 
 
+class BenchConfig(Strict):
+    """`cli.py bench engines`: how fast engines are at several batch sizes."""
+
+    engines: tuple[str, ...] = Field((), description="[NAME=][BACKEND:]PATH each; a run folder gives all its graphs")
+    batch_sizes: tuple[int, ...] = Field((1, 8, 32), description="images a call")
+    rounds: int = Field(50, ge=3, description="timed calls of each engine at each batch size; engines take turns")
+    warm_up: int = Field(3, ge=0, description="calls before them that do not count")
+    threads: int | None = Field(None, ge=1, description="engine threads (default: all cores)")
+    device: str = Field("cpu", description="cpu or cuda")
+    memory: bool = Field(True, description="measure peak memory, each engine in a process of its own")
+
+
 def build_config(
     kind: type[C], *, file: Path | None = None, sets: Sequence[str] = (), options: Mapping[str, Any] | None = None
 ) -> C:
@@ -256,6 +268,6 @@ def _first_problem(kind: type[BaseModel], error: ValidationError) -> str:
 
 
 __all__ = [
-    "AttackConfig", "DataConfig", "EvalConfig", "ExportConfig", "ImportConfig", "Norm", "Number", "ParityLimits", "Strict", "TrainConfig",
+    "AttackConfig", "BenchConfig", "DataConfig", "EvalConfig", "ExportConfig", "ImportConfig", "Norm", "Number", "ParityLimits", "Strict", "TrainConfig",
     "build_config", "check_eps", "format_eps", "parse_number",
 ]  # fmt: skip
