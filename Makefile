@@ -9,7 +9,7 @@ CONSTRAINTS = $(if $(filter 3.10,$(shell $(PYTHON) -c 'import sys; print("%d.%d"
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test slow edge lint types gpu-check bench clean
+.PHONY: demo test slow edge lint types gpu-check clean
 
 demo: $(VENV)/.train
 	$(RUN) cli.py demo
@@ -30,6 +30,11 @@ types: $(VENV)/.dev
 # The evaluation side as an edge device has it: base install, one engine, no torch.
 edge: $(EDGE_VENV)/.ready
 	$(EDGE_VENV)/bin/python -m pytest tests/edge
+
+# Everything that needs a GPU, and the kernels' benchmark; fails where there is none.
+gpu-check: $(VENV)/.dev
+	$(RUN) $(PIP_INSTALL) --editable '.[cuda]'
+	tests/gpu/check.sh $(RUN)
 
 clean:
 	rm -rf $(VENV) .venv-edge* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
