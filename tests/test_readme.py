@@ -24,7 +24,9 @@ def commands(text: str) -> list[str]:
 
 def test_every_make_target_of_the_readme_exists() -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
-    named = {word for line in commands(README) if line.startswith("make ") for word in line.split()[1:] if "=" not in word}
+    named = {
+        word for line in commands(README) if line.startswith("make ") for word in line.split()[1:] if "=" not in word
+    }
     assert {"demo", "test"} <= named <= targets
 
 
@@ -39,7 +41,9 @@ def test_the_commands_of_the_readme_work_in_their_order(tmp_path: Path) -> None:
     for line in commands(README):
         if line.startswith("python cli.py"):
             command = [sys.executable, str(ROOT / "cli.py"), *shlex.split(line)[2:]]
-            result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=600)
+            result = subprocess.run(
+                command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=600
+            )
             assert result.returncode == 0, f"{line}\n{result.stdout}\n{result.stderr}"
 
 
