@@ -12,9 +12,10 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,10 @@ from toolkit.config import DataConfig, parse_number
 from toolkit.data.base import load_splits
 from toolkit.environment import package_version
 from toolkit.evaluation.bench import BenchCase, bench_report, compare_sides, take_turns
+from toolkit.evaluation.metrics import mcnemar
 from toolkit.models.base import load_classifier
 from toolkit.runs import Run, write_text
-from toolkit.types import GradientMode
+from toolkit.types import GradientMode, Labels
 
 PEERS = {"foolbox": "foolbox", "torchattacks": "torchattacks", "art": "adversarial-robustness-toolbox"}
 
@@ -50,6 +52,8 @@ class Setting:
     step_size: float
     steps: int
     batch_size: int
+    full_steps: int
+    queries: int
 
 
 def main() -> None:
@@ -80,9 +84,11 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--eps", type=parse_number, default=4 / 255)
     parser.add_argument("--step-size", type=parse_number, default=1 / 255)
     parser.add_argument("--steps", type=int, default=20, help="of PGD and APGD")
+    parser.add_argument("--full-steps", type=int, default=100, help="of the attacks in the strength group")
+    parser.add_argument("--queries", type=int, default=5000, help="of Square in the strength group")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--groups", nargs="+", choices=GROUPS, default=list(GROUPS))
+    parser.add_argument("--groups", nargs="+", choices=GROUPS, default=["fgsm", "pgd", "apgd", "growth"])
     parser.add_argument("--results", type=Path, help="folder for attacks.json and attacks.md")
     return parser.parse_args()
 
@@ -93,7 +99,8 @@ def load_setting(options: argparse.Namespace) -> Setting:
     model = load_classifier(run.file("model.safetensors"))
     data = load_splits(DataConfig.model_validate(run.config["data"])).test.head(options.images)
     x, y = torch.from_numpy(data.images), torch.from_numpy(data.labels)
-    return Setting(model, x, y, options.eps, options.step_size, options.steps, options.batch_size)
+    chosen = {field.name: getattr(options, field.name) for field in fields(Setting) if hasattr(options, field.name)}
+    return Setting(**{**chosen, "model": model, "x": x, "y": y})
 
 
 def in_batches(setting: Setting, craft: Crafter) -> Tensor:
@@ -174,12 +181,18 @@ def check(setting: Setting, x_adv: Tensor) -> dict[str, float]:
     return {"success": evaluate(setting, x_adv), "max_change": worst}
 
 
-@torch.no_grad()
 def evaluate(setting: Setting, x_adv: Tensor) -> float:
     """Return the share misclassified by the model itself."""
+    return float((predictions(setting, x_adv) != setting.y.numpy()).mean())
+
+
+@torch.no_grad()
+def predictions(setting: Setting, x_adv: Tensor) -> Labels:
+    """Return the model's own classes."""
     starts = range(0, len(x_adv), setting.batch_size)
     logits = torch.cat([setting.model(x_adv[start : start + setting.batch_size]) for start in starts])
-    return float((logits.argmax(1) != setting.y).double().mean())
+    classes: Labels = logits.argmax(1).numpy()
+    return classes
 
 
 def craft_and_evaluate(setting: Setting, craft: Crafter) -> float:
@@ -253,6 +266,50 @@ def apgd(setting: Setting, rounds: int) -> list[BenchCase]:
     )
 
 
+def strength(setting: Setting, rounds: int) -> list[BenchCase]:
+    """Pair our ensemble with the attacks of AutoAttack as torchattacks has them, run once; see the discordant images."""
+    peer, model = quietly("torchattacks"), setting.model
+    budget = {"eps": setting.eps, "seed": 0}
+    classes = int(model.num_classes)  # type: ignore[arg-type]
+    autoattack = peer.MultiAttack(
+        [
+            peer.APGD(model, steps=setting.full_steps, loss="ce", **budget),
+            peer.APGDT(model, steps=setting.full_steps, n_classes=classes, **budget),
+            peer.FAB(model, steps=setting.full_steps, multi_targeted=True, n_classes=classes, **budget),
+            peer.Square(model, n_queries=setting.queries, **budget),
+        ]
+    )
+    spec = find_attack("ensemble")
+    sides: dict[str, Crafter] = {
+        "torchattacks, AutoAttack": autoattack,
+        "edgeproof, ensemble": ours(spec.name, setting, stop="first"),
+        "edgeproof, apgd-ce": ours("apgd-ce", setting, stop="first", steps=setting.full_steps),
+    }
+    samples: dict[str, list[float]] = {}
+    right: dict[str, Labels] = {}
+    for name, craft in sides.items():
+        began = time.perf_counter()
+        x_adv = in_batches(setting, craft)
+        samples[name] = [time.perf_counter() - began]
+        check(setting, x_adv)
+        right[name] = predictions(setting, x_adv)
+    reference, labels = right["torchattacks, AutoAttack"], setting.y.numpy()
+    quality = {name: paired(reference, predicted, labels) for name, predicted in right.items()}
+    items = dict.fromkeys(sides, len(setting.x))
+    return compare_sides("strength", samples, items=items, quality=quality, baseline="torchattacks, AutoAttack")
+
+
+def paired(reference: Labels, predicted: Labels, labels: Labels) -> dict[str, float]:
+    """Return the share misclassified, and on which images only one of the two sides succeeds."""
+    test = mcnemar(reference, predicted, labels)
+    return {
+        "success": float((predicted != labels).mean()),
+        "only_this_breaks": float(test.only_reference_right),
+        "only_autoattack_breaks": float(test.only_engine_right),
+        "mcnemar_p": test.p_value,
+    }
+
+
 def growth(setting: Setting, rounds: int) -> list[BenchCase]:
     """Time how the work grows: with steps, with images, and with the budgets of an FGSM sweep."""
     size = min(setting.batch_size, len(setting.x))
@@ -300,6 +357,7 @@ GROUPS: dict[str, Callable[[Setting, int], list[BenchCase]]] = {
     "pgd": pgd,
     "apgd": apgd,
     "growth": growth,
+    "strength": strength,
 }
 
 if __name__ == "__main__":
