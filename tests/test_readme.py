@@ -7,9 +7,12 @@ import re
 import shlex
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -35,8 +38,29 @@ def test_the_readme_has_only_commands_that_a_test_runs() -> None:
         assert line.startswith(("git clone", "cd edgeproof", "make ", "python cli.py ")), f"nothing runs {line!r}"
 
 
+def users_own_files(folder: Path) -> None:
+    """Write what the README's user brings: a network in a file, weights that other code saved, a folder of photographs."""
+    torch = pytest.importorskip("torch")
+    (folder / "my_net.py").write_text(
+        "from torch import nn\n\n\ndef build(num_classes):\n"
+        "    return nn.Sequential(nn.Conv2d(1, 4, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 7 * 7, num_classes))\n"
+    )
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3, 2), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(4 * 7 * 7, 2)
+    )
+    torch.save(
+        {"state_dict": {f"module.{name}": value for name, value in network.state_dict().items()}},
+        folder / "checkpoint.pt",
+    )
+    random = np.random.default_rng(0)
+    for split, name, number in product(("train", "test"), ("cat", "dog"), range(6)):
+        path = folder / "photos" / split / name / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (16, 16), dtype=np.uint8)).save(path)
+
+
 def test_the_commands_of_the_readme_work_in_their_order(tmp_path: Path) -> None:
-    pytest.importorskip("torch")
+    users_own_files(tmp_path)
     environment = {**os.environ, "EDGEPROOF_RUNS": str(tmp_path / "runs"), "PYTHONPATH": str(ROOT)}
     for line in commands(README):
         if line.startswith("python cli.py"):
