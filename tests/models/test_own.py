@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -125,6 +126,31 @@ def test_a_checkpoint_that_wants_to_execute_something_is_refused_and_nothing_run
     assert not (folder / "trace").exists()
     torch.load(folder / "evil.pt", weights_only=False)
     assert (folder / "trace").exists()  # the payload works, where it is let
+
+
+def test_a_bare_pickle_is_refused_without_a_warning_of_torch_before_it(
+    folder: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    (folder / "bare.pt").write_bytes(pickle.dumps(Payload(folder / "trace"), protocol=4))
+    with pytest.raises(ModelError, match=r"bare\.pt needs code .* refused, nothing was run"):
+        own(folder / "bare.pt")
+    assert not (folder / "trace").exists()
+    assert not list(recwarn)
+
+
+def test_a_single_mean_and_std_stand_for_every_channel(folder: Path) -> None:
+    source = "from torch import nn\ndef flat():\n    return nn.Sequential(nn.Flatten(), nn.Linear(768, 3))\n"
+    (folder / "colournet.py").write_text(source, encoding="utf-8")
+    torch.save(nn.Sequential(nn.Flatten(), nn.Linear(768, 3)).state_dict(), folder / "flat.pt")
+    model = own_classifier(
+        "colournet:flat", folder / "flat.pt", input_shape=(3, 16, 16), classes=("a", "b", "c"), mean=[0.5], std=[0.25]
+    )
+    assert model.mean.flatten().tolist() == [0.5] * 3
+    assert model.std.flatten().tolist() == [0.25] * 3
+    with pytest.raises(ModelError, match="mean has 2 and std 3 numbers; expected 3"):
+        own_classifier(
+            "colournet:flat", folder / "flat.pt", input_shape=(3, 16, 16), classes=("a", "b", "c"), mean=[0.5, 0.5]
+        )
 
 
 def test_a_whole_network_saved_as_a_pickle_is_answered_with_what_to_save_instead(folder: Path) -> None:

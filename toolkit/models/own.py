@@ -36,8 +36,9 @@ def own_classifier(
         weights: A safetensors file, or a torch file of tensors; a `state_dict` entry and `module.` prefixes are understood.
         input_shape: (C, H, W).
         classes: The name of each class.
-        mean: What the network's training subtracted from each channel, in [0, 1] pixel units (default: 0).
-        std: What it then divided by (default: 1).
+        mean: What the network's training subtracted from each channel, in [0, 1] pixel units (default: 0);
+            a single number stands for every channel.
+        std: What it then divided by (default: 1), likewise.
 
     Returns:
         In eval mode, without gradients of the weights.
@@ -49,11 +50,19 @@ def own_classifier(
     channels = input_shape[0]
     with torch.random.fork_rng(devices=[]):
         model = build_classifier(
-            name, input_shape=input_shape, classes=classes, mean=mean or [0.0] * channels, std=std or [1.0] * channels
+            name,
+            input_shape=input_shape,
+            classes=classes,
+            mean=_per_channel(mean or [0.0], channels),
+            std=_per_channel(std or [1.0], channels),
         )
     found = fit_names(read_weights(weights), model.network.state_dict().keys())
     load_weights(model.network, found, source=str(weights))
     return model.eval().requires_grad_(False)
+
+
+def _per_channel(values: Sequence[float], channels: int) -> list[float]:
+    return list(values) * channels if len(values) == 1 else list(values)
 
 
 def import_model(config: ImportConfig, out: Run) -> None:

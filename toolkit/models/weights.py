@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,9 @@ def fit_names(weights: Mapping[str, Tensor], wanted: Collection[str]) -> dict[st
 
 def _read_torch_file(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of the pickle protocol, in front of the refusal
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"(?:GLOBAL|class|function) [`'\"]?([\w.]+)", str(error))
         what = f"names {found[1]!r}, code" if found else "needs code"
