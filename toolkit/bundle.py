@@ -105,6 +105,10 @@ def open_bundle(path: Path, folder: Path) -> EvalConfig:
 
 
 def _evaluation(path: Path, manifest: BundleManifest, folder: Path) -> EvalConfig:
+    packed = {record.path.partition("/")[0] for record in manifest.files}
+    for name in (*manifest.config.get("engines", ()), *manifest.config.get("sets", ())):
+        if name not in packed:
+            raise DataError(f"{path}: its configuration names {name!r}, which is not packed; pack it again")
     inside = {key: [str(folder / name) for name in manifest.config.get(key, ())] for key in ("engines", "sets")}
     try:
         return EvalConfig.model_validate({**manifest.config, **inside})

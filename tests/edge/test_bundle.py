@@ -193,3 +193,15 @@ def test_a_bundle_of_another_versions_configuration_is_told(packed: Path, tmp_pa
     with pytest.raises(DataError, match="its configuration is not understood"):
         open_bundle(packed, tmp_path / "device")
     assert not (tmp_path / "device").exists()
+
+
+def test_a_bundle_that_names_what_is_not_in_it_is_refused(packed: Path, tmp_path: Path) -> None:
+    def change(members: Members) -> None:
+        manifest = json.loads(members["bundle.json"])
+        manifest["config"]["engines"] = ["../../elsewhere"]
+        members["bundle.json"] = json.dumps(manifest).encode()
+
+    rewrite(packed, change)
+    with pytest.raises(DataError, match=r"its configuration names '../../elsewhere', which is not packed"):
+        open_bundle(packed, tmp_path / "device")
+    assert not (tmp_path / "device").exists()

@@ -74,6 +74,20 @@ def test_the_numbers_are_those_of_the_linear_model(
     assert sum(record.accuracy.hits for record in other.per_class) == other.accuracy.hits
 
 
+def test_every_two_engines_are_compared_on_every_set(graphs: Path, make_set: MakeSet, tmp_path: Path) -> None:
+    results = run_eval(tmp_path / "eval", engines=[str(graphs)], sets=[str(make_set())])
+    assert [(pair.set, pair.first, pair.second) for pair in results.pairs] == [
+        (set_, first, second)
+        for set_ in ("clean", "fgsm 0.1")
+        for first, second in (("ort-fp32", "ort-fp16"), ("ort-fp32", "ort-int8-trt"), ("ort-fp16", "ort-int8-trt"))
+    ]
+    with np.load(tmp_path / "eval" / "samples.npz") as samples:
+        half, integer = samples["pred/ort-fp16--fgsm 0.1"], samples["pred/ort-int8-trt--fgsm 0.1"]
+    assert results.pairs[-1].agreement.hits == (half == integer).sum()
+    of_reference = results.cell("ort-int8-trt", "clean")
+    assert (results.pairs[1].agreement, results.pairs[1].mcnemar) == (of_reference.agreement, of_reference.mcnemar)
+
+
 def test_a_clean_cell_has_no_attack_metrics(graphs: Path, make_set: MakeSet, tmp_path: Path) -> None:
     cell = run_eval(tmp_path / "eval", engines=[str(graphs)], sets=[str(make_set())]).cell("ort-fp16", "clean")
     assert (cell.success, cell.transfer, cell.relative_difference, cell.drop_points) == (None,) * 4

@@ -145,6 +145,16 @@ class CellRecord(Strict):
     confusion: tuple[tuple[int, ...], ...]
 
 
+class PairRecord(Strict):
+    """Two engines on one set, image by image; in the test the first one is the reference."""
+
+    set: str
+    first: str
+    second: str
+    agreement: RateRecord
+    mcnemar: McNemarRecord
+
+
 class GateRecord(Strict):
     """A limit, what was measured, and whether it holds."""
 
@@ -170,6 +180,7 @@ class Results(Strict):
     engines: tuple[EngineRecord, ...]
     sets: tuple[SetRecord, ...]
     cells: tuple[CellRecord, ...]
+    pairs: tuple[PairRecord, ...] = Field((), description="every two engines on every set")
     gates: tuple[GateRecord, ...]
     warnings: tuple[str, ...]
     environment: dict[str, str]

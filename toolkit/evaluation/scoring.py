@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 
 from toolkit.evaluation import metrics
 from toolkit.evaluation.metrics import Rate
-from toolkit.evaluation.results import CellRecord, ClassRecord, McNemarRecord, RateRecord
+from toolkit.evaluation.results import CellRecord, ClassRecord, McNemarRecord, PairRecord, RateRecord
 from toolkit.types import Labels
 
 CLEAN = "clean"
@@ -36,6 +37,15 @@ def score(
         _cell(predicted, engine=engine, set_=set_, reference=reference, classes=classes)
         for engine in engines
         for set_ in sets
+    )
+
+
+def pair_up(predicted: Predictions, *, engines: Sequence[str], sets: Sequence[str]) -> tuple[PairRecord, ...]:
+    """Return every two engines on every set."""
+    return tuple(
+        _pair(predicted, first=first, second=second, set_=set_)
+        for set_ in sets
+        for first, second in combinations(engines, 2)
     )
 
 
@@ -82,14 +92,21 @@ def _against_reference(
 ) -> tuple[RateRecord | None, McNemarRecord | None]:
     if engine == reference:
         return None, None
-    theirs, mine = predicted.cells[reference, set_], predicted.cells[engine, set_]
-    test = metrics.mcnemar(theirs, mine, predicted.labels)
+    pair = _pair(predicted, first=reference, second=engine, set_=set_)
+    return pair.agreement, pair.mcnemar
+
+
+def _pair(predicted: Predictions, *, first: str, second: str, set_: str) -> PairRecord:
+    one, other = predicted.cells[first, set_], predicted.cells[second, set_]
+    test = metrics.mcnemar(one, other, predicted.labels)
     record = McNemarRecord(
         only_reference_right=test.only_reference_right,
         only_engine_right=test.only_engine_right,
         p_value=test.p_value,
     )
-    return rate_record(metrics.agreement(theirs, mine)), record
+    return PairRecord(
+        set=set_, first=first, second=second, agreement=rate_record(metrics.agreement(one, other)), mcnemar=record
+    )
 
 
 def _per_class(

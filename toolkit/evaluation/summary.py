@@ -14,7 +14,7 @@ from toolkit.evaluation.logits import logits_name
 from toolkit.evaluation.metrics import predictions
 from toolkit.evaluation.results import Results
 from toolkit.evaluation.sanity import check_engine, check_logits, check_results
-from toolkit.evaluation.scoring import Predictions, score
+from toolkit.evaluation.scoring import Predictions, pair_up, score
 from toolkit.runs import Run
 from toolkit.types import Logits
 
@@ -28,8 +28,13 @@ def complete(about: Results, logits: AllLogits, predicted: Predictions, gates: S
     warnings = [text for (engine, set_), values in logits.items() for text in check_logits(engine, set_, values)]
     warnings += [text for engine in about.engines for text in check_engine(engine)]
     warnings += check_results(cells, engines=engines, sets=about.sets)
-    judged = judge(gates, cells, reference=about.reference)
-    return about.model_copy(update={"cells": cells, "gates": judged, "warnings": tuple(warnings)})
+    found = {
+        "cells": cells,
+        "pairs": pair_up(predicted, engines=engines, sets=sets),
+        "gates": judge(gates, cells, reference=about.reference),
+        "warnings": tuple(warnings),
+    }
+    return about.model_copy(update=found)
 
 
 def recompute(run: Run) -> Results:
