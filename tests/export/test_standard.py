@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from export.base import ExportError
+from export.graph import load_graph, read_metadata
+from export.standard import standardize_graph
+
+ort = pytest.importorskip("onnxruntime")
+
+SHAPE = (3, 4, 5)
+NORMALIZATION = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
+
+
+def images() -> np.ndarray:
+    return np.random.default_rng(0).random((6, *SHAPE), np.float32)
+
+
+def linear(
+    path: Path,
+    *,
+    shape: tuple[Any, ...],
+    kind: int = TensorProto.FLOAT,
+    spatial: bool = False,
+    name: str = "images",
+    opset: int = 17,
+) -> Path:
+    """A linear classifier of whatever it is given, with or without axes of length 1 behind the classes."""
+    wide = (
+        np.random.default_rng(1)
+        .standard_normal((60, 7))
+        .astype(np.float16 if kind == TensorProto.FLOAT16 else np.float32)
+    )
+    nodes = [
+        helper.make_node(
+            "Cast", [name], ["x"], to=TensorProto.FLOAT16 if kind == TensorProto.FLOAT16 else TensorProto.FLOAT
+        ),
+        helper.make_node("Flatten", ["x"], ["f"]),
+        helper.make_node("MatMul", ["f", "w"], ["y" if spatial else "logits"]),
+    ]
+    if spatial:
+        nodes.append(helper.make_node("Unsqueeze", ["y", "axes"], ["logits"]))
+    out = TensorProto.FLOAT16 if kind == TensorProto.FLOAT16 else TensorProto.FLOAT
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(name, kind, shape)],
+        [helper.make_tensor_value_info("logits", out, None)],
+        [numpy_helper.from_array(wide, "w"), numpy_helper.from_array(np.array([2, 3]), "axes")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8), path)
+    return path
+
+
+def run(path: Path, fed: np.ndarray) -> np.ndarray:
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    result: np.ndarray = session.run(None, {session.get_inputs()[0].name: fed})[0]
+    return result
+
+
+def normalized(x: np.ndarray, *, scale: float = 1) -> np.ndarray:
+    mean, std = (np.array(NORMALIZATION[key], np.float32).reshape(-1, 1, 1) for key in ("mean", "std"))
+    return (x * np.float32(scale) - mean) / std
+
+
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Any]] = {
+    "plain": ({"shape": ("n", *SHAPE)}, {}, lambda x: x),
+    "normalised": ({"shape": ("n", *SHAPE)}, NORMALIZATION, normalized),
+    "0..255 and normalised": (
+        {"shape": ("n", *SHAPE)},
+        {"input_range": 255, **NORMALIZATION},
+        lambda x: normalized(x, scale=255),
+    ),
+    "nhwc": ({"shape": ("n", 4, 5, 3)}, {"layout": "nhwc"}, lambda x: x.transpose(0, 2, 3, 1)),
+    "flat": ({"shape": ("n", 60), "name": "x0"}, {"layout": "flat"}, lambda x: x.reshape(len(x), -1)),
+    "bytes": (
+        {"shape": ("n", *SHAPE), "kind": TensorProto.UINT8},
+        {"input_range": 255},
+        lambda x: np.rint(x * np.float32(255)).astype(np.uint8),
+    ),
+    "half": ({"shape": ("n", *SHAPE), "kind": TensorProto.FLOAT16}, {}, lambda x: x.astype(np.float16)),
+    "free": ({"shape": ("n", 3, "h", "w")}, {}, lambda x: x),
+    "spatial": ({"shape": ("n", *SHAPE), "spatial": True}, {}, lambda x: x),
+    "fixed batch": ({"shape": (6, *SHAPE)}, {}, lambda x: x),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_images_in_0_to_1_give_what_the_graph_gives_for_its_own_convention(name: str, tmp_path: Path) -> None:
+    about, convention, feed = CASES[name]
+    src = linear(tmp_path / "src.onnx", **about)
+    standardize_graph(src, tmp_path / "dst.onnx", input_shape=SHAPE, **convention)
+    expected = run(src, np.ascontiguousarray(feed(images()))).reshape(6, 7)
+    got = run(tmp_path / "dst.onnx", images())
+    assert got.dtype == np.float32
+    # Between two casts to float32 ONNX Runtime leaves out the rounding of half-precision logits.
+    np.testing.assert_allclose(got, expected, rtol=1e-6, atol=4e-3 if name == "half" else 1e-5)
+
+
+def test_result_says_what_it_takes_and_where_it_comes_from(tmp_path: Path) -> None:
+    src = linear(tmp_path / "src.onnx", shape=(1, 4, 5, 3))
+    standardize_graph(src, tmp_path / "dst.onnx", input_shape=SHAPE, layout="nhwc", input_range=255, **NORMALIZATION)
+    model = load_graph(tmp_path / "dst.onnx")
+    given, made = model.graph.input[0], model.graph.output[0]
+    assert (given.name, made.name) == ("images", "logits")
+    assert [dim.dim_value for dim in given.type.tensor_type.shape.dim] == [1, *SHAPE]
+    about = read_metadata(model)
+    assert json.loads(about["source_input"]) == {
+        "layout": "nhwc",
+        "input_range": 255,
+        "mean": [0.5, 0.4, 0.3],
+        "std": [0.2, 0.3, 0.4],
+    }
+    assert len(about["source_sha256"]) == 64
+
+
+@pytest.mark.parametrize(
+    ("about", "convention", "match"),
+    [
+        ({"shape": ("n", 4, 5, 3)}, {}, r"src\.onnx: its input is \[0, 4, 5, 3\] .* shape \(N, 3, 4, 5\), layout nchw"),
+        ({"shape": ("n", 61)}, {"layout": "flat"}, r"expected .* shape \(N, 60\), layout flat"),
+        ({"shape": ("n", *SHAPE), "kind": TensorProto.DOUBLE}, {}, r"ONNX's type 11; expected float32 \(1\)"),
+        ({"shape": ("n", *SHAPE), "opset": 10}, {}, "opset 10; expected 11 or later"),
+    ],
+)
+def test_graph_that_takes_other_images_is_refused(
+    about: dict[str, Any], convention: dict[str, Any], match: str, tmp_path: Path
+) -> None:
+    src = linear(tmp_path / "src.onnx", **about)
+    with pytest.raises(ExportError, match=match):
+        standardize_graph(src, tmp_path / "dst.onnx", input_shape=SHAPE, **convention)
+
+
+def test_second_input_or_output_is_refused(tmp_path: Path) -> None:
+    src = linear(tmp_path / "src.onnx", shape=("n", *SHAPE))
+    model = onnx.load(src)
+    model.graph.output.append(helper.make_tensor_value_info("f", TensorProto.FLOAT, None))
+    onnx.save(model, src)
+    with pytest.raises(ExportError, match=r"2 outputs \(logits, f\); expected one"):
+        standardize_graph(src, tmp_path / "dst.onnx", input_shape=SHAPE)
+
+
+def test_torch_and_onnx_agree_on_what_a_convention_means(tmp_path: Path) -> None:
+    import torch
+
+    from toolkit.models.imported import import_onnx
+
+    convention: dict[str, Any] = {"layout": "nhwc", "input_range": 255.0, **NORMALIZATION}
+    src = linear(tmp_path / "src.onnx", shape=("n", 4, 5, 3))
+    standardize_graph(src, tmp_path / "dst.onnx", input_shape=SHAPE, **convention)
+    x = torch.from_numpy(images())
+    ours = import_onnx(src, input_shape=SHAPE, **convention)(x)
+    assert torch.allclose(import_onnx(tmp_path / "dst.onnx")(x), ours, rtol=1e-6)
+    np.testing.assert_allclose(run(tmp_path / "dst.onnx", images()), ours.numpy(), rtol=1e-4)
