@@ -117,6 +117,7 @@ class HostMemory:
 
     def __init__(self) -> None:
         self.buffers: dict[str, NDArray[np.uint8]] = {}
+        self.waits = 0
 
     def reserve(self, name: str, size: int) -> int:
         if name not in self.buffers or len(self.buffers[name]) < size:
@@ -128,6 +129,9 @@ class HostMemory:
 
     def download(self, name: str, array: NDArray[Any]) -> None:
         array.reshape(-1).view(np.uint8)[...] = self.buffers[name][: array.nbytes]
+
+    def synchronize(self) -> None:
+        self.waits += 1
 
     def close(self) -> None:
         self.buffers.clear()

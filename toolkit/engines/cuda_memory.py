@@ -47,6 +47,10 @@ class CudaMemory(Protocol):
         """Copy from a buffer into a contiguous host array, and wait for the stream."""
         ...
 
+    def synchronize(self) -> None:
+        """Wait for the stream."""
+        ...
+
     def close(self) -> None:
         """Free all buffers; harmless when repeated."""
         ...
@@ -114,6 +118,10 @@ class TorchMemory:
         """Copy from a buffer into a contiguous host array, and wait for the stream."""
         with self._torch.cuda.stream(self._stream):
             self._bytes(array).copy_(self._buffers[name][: array.nbytes])
+        self.synchronize()
+
+    def synchronize(self) -> None:
+        """Wait for the stream."""
         self._stream.synchronize()
 
     def close(self) -> None:
@@ -165,12 +173,15 @@ class PycudaMemory:
     def upload(self, name: str, array: Array) -> None:
         """Copy a contiguous host array into a reserved buffer."""
         self._driver.memcpy_htod_async(self._buffers[name][0], array, self._stream)
-        # Pageable memory may still be read after the call returns, and the caller may change it then.
-        self._stream.synchronize()
+        self.synchronize()  # pageable memory may still be read when the call returns, and the caller may change it
 
     def download(self, name: str, array: Array) -> None:
         """Copy from a buffer into a contiguous host array, and wait for the stream."""
         self._driver.memcpy_dtoh_async(array, self._buffers[name][0], self._stream)
+        self.synchronize()
+
+    def synchronize(self) -> None:
+        """Wait for the stream."""
         self._stream.synchronize()
 
     def close(self) -> None:

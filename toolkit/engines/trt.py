@@ -90,21 +90,25 @@ class TensorRtEngine(Closing):
         source = self._memory.reserve("input", batch.nbytes)
         target = self._memory.reserve("output", logits.nbytes)
         self._memory.upload("input", batch)
-        self.execute(source, target, count=len(batch))
+        self._launch(source, target, count=len(batch))
         self._memory.download("output", logits)
         return logits[: len(images)]
 
     def execute(self, source: int, target: int, *, count: int) -> None:
-        """Run on device addresses, on the engine's stream, without waiting: for callers whose images are on the device.
+        """Run on device addresses; what wrote `source` has to have finished.
 
         Args:
             source: `count` images, float32 NCHW, contiguous.
-            target: Room for `count` x K float32 logits.
+            target: Room for `count` x K float32 logits, there when this returns.
             count: Images, between the profile's smallest and largest batch.
 
         Raises:
             ModelError: When TensorRT refuses the shape or the launch.
         """
+        self._launch(source, target, count=count)
+        self._memory.synchronize()
+
+    def _launch(self, source: int, target: int, *, count: int) -> None:
         context, tensors = self._context, self._tensors
         if context is None:
             raise ModelError("the TensorRT engine has been closed; open it again")
