@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from toolkit.config import (
     build_config,
     format_eps,
 )
-from toolkit.errors import ToolkitError
+from toolkit.errors import ConfigError, ToolkitError
 from toolkit.options import PluginGroup, config_options, given_params, introduction, plugin_options, read_config
 from toolkit.registry import FOLDERS, Entry, entries
 from toolkit.runs import Run
@@ -47,18 +48,31 @@ def run_stage(
     values: Mapping[str, Any],
 ) -> Run:
     """Run one stage in its folder; a finished run of the same configuration and inputs is returned as it is."""
+    with start_run(config, kind=kind, name=name, inputs=inputs, values=values) as out:
+        carry_out(lambda: stage(config, out), [out])
+    return out
+
+
+def start_run(config: Strict, *, kind: str, name: str, inputs: Mapping[str, Path], values: Mapping[str, Any]) -> Run:
+    """Open the folder of a stage."""
     plain = config.model_dump(mode="json")
     place = {"out": values.get("out"), "fresh": values.get("fresh", False)}
-    with Run.start(kind, name, config=plain, inputs=inputs, seed=plain.get("seed"), **place) as out:
+    return Run.start(kind, name, config=plain, inputs=inputs, seed=plain.get("seed"), **place)
+
+
+def carry_out(stage: Callable[[], object], outs: Sequence[Run]) -> None:
+    """Run a stage unless all its folders are finished, and say what an interruption leaves."""
+    for out in outs:
         if out.done:
             click.echo(f"already done: {out.path}", err=True)
-        else:
-            try:
-                stage(config, out)
-            except KeyboardInterrupt:
-                click.echo(f"interrupted; what was saved is in {out.path}, and the same command continues it", err=True)
-                raise
-    return out
+    if all(out.done for out in outs):
+        return
+    try:
+        stage()
+    except KeyboardInterrupt:
+        saved = ", ".join(str(out.path) for out in outs)
+        click.echo(f"interrupted; what was saved is in {saved}, and the same command continues it", err=True)
+        raise
 
 
 def train_run(config: TrainConfig, values: Mapping[str, Any]) -> Run:
@@ -78,12 +92,22 @@ def import_run(config: ImportConfig, values: Mapping[str, Any]) -> Run:
     return run_stage(config, import_model, kind="train", name=name, inputs=inputs, values=values)
 
 
-def attack_run(config: AttackConfig, values: Mapping[str, Any]) -> Run:
-    """Craft one adversarial set."""
-    from toolkit.attacks.craft import attack
+def attack_runs(configs: Sequence[AttackConfig], values: Mapping[str, Any]) -> list[Run]:
+    """Craft the adversarial sets of one attack, a run for each budget; they share what work can be shared."""
+    from toolkit.attacks.craft import attack_sweep
 
-    name = f"{slug(config.model)}-{config.attack}-{slug(format_eps(config.eps))}"
-    return run_stage(config, attack, kind="attack", name=name, inputs={"model": Path(config.model)}, values=values)
+    if len(configs) > 1 and values.get("out"):
+        raise ConfigError(
+            f"--out names one folder and there are {len(configs)} budgets; leave it out or give one --eps"
+        )
+    with contextlib.ExitStack() as held:
+        outs = []
+        for config in configs:
+            name = f"{slug(config.model)}-{config.attack}-{slug(format_eps(config.eps))}"
+            inputs = {"model": Path(config.model)}
+            outs.append(held.enter_context(start_run(config, kind="attack", name=name, inputs=inputs, values=values)))
+        carry_out(lambda: attack_sweep(configs, outs), outs)
+    return outs
 
 
 def export_run(config: ExportConfig, values: Mapping[str, Any]) -> Run:
@@ -170,15 +194,12 @@ def attack_command(entry: Entry) -> click.Command:
     """Make the command of one attack: its own parameters first, then what all attacks share."""
 
     def craft(**values: Any) -> None:
-        params = given_params(entry, values)
-        for eps in values.pop("budgets") or (None,):
-            chosen = dict(values)
-            fixed = {
-                "attack": entry.name,
-                **({"eps": eps} if eps else {}),
-                **{f"params.{key}": value for key, value in params.items()},
-            }
-            emit(attack_run(read_config(AttackConfig, chosen, **fixed), chosen), chosen)
+        params = {f"params.{key}": value for key, value in given_params(entry, values).items()}
+        budgets = dict.fromkeys(values.pop("budgets") or (None,))
+        fixed = [{"attack": entry.name, **({"eps": eps} if eps else {}), **params} for eps in budgets]
+        configs = [read_config(AttackConfig, dict(values), **each) for each in fixed]
+        for out in attack_runs(configs, values):
+            emit(out, values)
 
     budget = click.Option(
         ["--eps", "budgets"], multiple=True, help="budget in [0, 1] pixel units, such as 8/255; repeatable"
@@ -219,13 +240,9 @@ def demo(**values: Any) -> None:
     trained = train_run(build_config(TrainConfig, options=DEMO_TRAIN), here)
     model = str(trained.path)
     budgets = [("fgsm", "0.1"), ("pgd-linf", "0.05"), ("pgd-linf", "0.1"), ("noise", "0.1")]
+    shared = {"model": model, "pixels": "uint8"}
     sets = [
-        str(
-            attack_run(
-                build_config(AttackConfig, options={"model": model, "attack": name, "eps": eps, "pixels": "uint8"}),
-                here,
-            ).path
-        )
+        str(attack_runs([build_config(AttackConfig, options={**shared, "attack": name, "eps": eps})], here)[0].path)
         for name, eps in budgets
     ]
     graphs = export_run(build_config(ExportConfig, options={"model": model}), here)

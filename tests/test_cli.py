@@ -124,6 +124,11 @@ def test_several_budgets_are_several_runs(edgeproof: Command, chain: dict[str, P
         ("attack pgd-linf --model {model} --eps 8", 2, "did you mean 8/255?"),
         ("attack pgd-linf --model {model} --eps eight", 2, "'eight' is not a number"),
         ("attack pgd-linf --model {model} --steps many", 2, "steps"),
+        (
+            "attack fgsm --model {model} --eps 0.1 --eps 0.2 --out x",
+            2,
+            "--out names one folder and there are 2 budgets",
+        ),
         ("attack fgsm --model nowhere --eps 0.1", 2, "no finished run and no file at nowhere"),
         ("attack fgsm --eps 0.1", 2, "model is missing; give it with --model"),
         ("train --data digitz", 2, "unknown data 'digitz' (did you mean 'digits'?)"),
