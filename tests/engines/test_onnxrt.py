@@ -69,8 +69,8 @@ class PretendedRuntime:
     def get_available_providers(self) -> list[str]:
         return ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
 
-    def InferenceSession(self, path: str, options: Any, providers: Any) -> Any:
-        self.asked = {"options": options, "providers": providers}
+    def InferenceSession(self, path: str, options: Any, providers: Any, enable_fallback: int) -> Any:
+        self.asked = {"options": options, "providers": providers, "fallback": enable_fallback}
         return SimpleNamespace(get_providers=lambda: self.active)
 
 
@@ -91,6 +91,7 @@ def test_cuda_is_asked_for_alone_without_fallback_and_without_tf32(
     with pytest.raises(UnavailableError):
         onnxrt.open_onnxruntime(graph, device="cuda:1", options=EngineOptions())
     assert runtime.asked["providers"] == [("CUDAExecutionProvider", {"device_id": "1", "use_tf32": "0"})]
+    assert runtime.asked["fallback"] == 0
     assert runtime.asked["options"].get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
 
 

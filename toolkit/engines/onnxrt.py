@@ -144,12 +144,15 @@ def _open_session(
     if profile:
         chosen.enable_profiling, chosen.profile_file_prefix = True, str(profile)
     try:
-        session = runtime.InferenceSession(str(path), chosen, providers=_providers(provider, device))
+        # Its own retry on other providers, which it announces on stdout, is switched off as well.
+        session = runtime.InferenceSession(str(path), chosen, providers=_providers(provider, device), enable_fallback=0)
     except Exception as error:  # the runtime's own exceptions have no common root below Exception
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].rstrip(".")
         if provider == CPU:
             raise ModelError(f"{path}: ONNX Runtime {runtime.__version__} cannot open this graph: {reason}") from error
-        raise UnavailableError(f"{provider} cannot run all of {path} on {device}: {reason}") from error
+        raise UnavailableError(
+            f"{provider} cannot run all of {path} on {device}: {reason}; are its libraries installed? see `cli.py doctor`"
+        ) from error
     if session.get_providers()[0] != provider:
         raise UnavailableError(
             f"{provider} was asked for and {session.get_providers()[0]} is active: its libraries cannot be loaded; "
@@ -184,7 +187,7 @@ def _run(session: Any, signature: Signature, batch: Images) -> Logits:
     try:
         logits: Logits = session.run([signature.output], {signature.input: batch})[0]
     except Exception as error:  # the runtime's own exceptions have no common root below Exception
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].rstrip(".")
         raise ModelError(f"ONNX Runtime failed on a batch of {len(batch)} images: {reason}") from error
     if logits.ndim != 2 or logits.dtype != np.float32:
         raise ModelError(
