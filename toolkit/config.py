@@ -202,6 +202,7 @@ class BenchConfig(Strict):
     warm_up: int = Field(3, ge=0, description="calls before them that do not count")
     threads: int | None = Field(None, ge=1, description="engine threads (default: all cores)")
     device: str = Field("cpu", description="cpu or cuda")
+    mode: Literal["latency", "throughput"] = Field("latency", description="throughput: OpenVINO's streams")
     memory: bool = Field(True, description="measure peak memory, each engine in a process of its own")
 
 

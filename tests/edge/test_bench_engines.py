@@ -45,7 +45,12 @@ def test_what_ran_is_recorded(graphs: Path, tmp_path: Path) -> None:
     bench(tmp_path / "bench", engines=[str(graphs)], batch_sizes=[2])
     written = json.loads((tmp_path / "bench" / "bench.json").read_text())
     settings = written["settings"]
-    assert (settings["rounds"], settings["warm_up"], settings["ort-fp16.threads"]) == (5, 3, 1)
+    assert (settings["rounds"], settings["warm_up"], settings["mode"], settings["ort-fp16.threads"]) == (
+        5,
+        3,
+        "latency",
+        1,
+    )
     assert settings["ort-int8-trt.precision"] == "int8"
     assert settings["ort-fp32.provider"] == "CPUExecutionProvider"
     assert BenchReport.model_validate(written).kind == "engines"

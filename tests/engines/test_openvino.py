@@ -64,3 +64,18 @@ def test_what_openvino_cannot_honour_is_refused(graph: Path) -> None:
         open_engine(graph, backend="openvino", options=EngineOptions(optimize=False))
     with pytest.raises(ConfigError, match="INT8 is a property of the graph"):
         open_engine(graph, backend="openvino", options=EngineOptions(precision="int8"))
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 64])
+def test_throughput_mode_spreads_a_batch_and_gives_the_same_logits(count: int, graph: Path) -> None:
+    x = np.random.default_rng(1).random((count, 1, 4, 4), np.float32)
+    with open_engine(graph, backend="openvino", options=EngineOptions(mode="throughput")) as engine:
+        assert engine.info.options["performance_hint"] == "THROUGHPUT"
+        assert engine.info.options["streams"] >= 1
+        for _ in range(3):
+            np.testing.assert_allclose(engine.predict(x), x.reshape(count, 16) @ WEIGHTS, atol=1e-5)
+
+
+def test_throughput_mode_is_openvinos_alone(graph: Path) -> None:
+    with pytest.raises(ConfigError, match="onnxruntime knows the modes latency, not 'throughput'"):
+        open_engine(graph, options=EngineOptions(mode="throughput"))

@@ -59,11 +59,13 @@ class EngineOptions:
         threads: Processor threads, or None for all cores.
         optimize: Whether the runtime may optimise the graph.
         precision: Precision hint, for backends that choose one themselves (OpenVINO, PyTorch `.half()`).
+        mode: "latency" answers one batch on all threads; "throughput" spreads it over several streams (OpenVINO).
     """
 
     threads: int | None = None
     optimize: bool = True
     precision: str | None = None
+    mode: str = "latency"
 
 
 class Engine(Protocol):
@@ -138,7 +140,7 @@ def open_engine(
 
     An engine module registers `open(path, *, device, options) -> Engine` with the literals `suffixes` (what it reads),
     `short` (its name in tables), `module` and `extra` (the package that it needs, and what installs it) and, where two
-    read the same suffix, `priority`.
+    read the same suffix, `priority`; `modes` when it knows more than latency.
 
     Args:
         path: The file.
@@ -161,7 +163,11 @@ def open_engine(
         )
     if module := entry.options.get("module"):
         require(module, extra=entry.options["extra"], purpose=f"open {path} with {entry.name}")
-    engine: Engine = entry.load()(path, device=device, options=options or EngineOptions())
+    options = options or EngineOptions()
+    modes = entry.options.get("modes", ("latency",))
+    if options.mode not in modes:
+        raise ConfigError(f"{entry.name} knows the modes {', '.join(modes)}, not {options.mode!r}")
+    engine: Engine = entry.load()(path, device=device, options=options)
     return engine
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,18 @@ from toolkit.runs import sha256_file
 from toolkit.types import Images, Logits
 
 _HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
-
 _PRODUCTS = ("Convolution", "GroupConvolution", "FullyConnected", "MatMul", "Gemm")
 
 
-@register("openvino", suffixes=(".onnx",), short="ov", module="openvino", extra="openvino", priority=1)
+@register(
+    "openvino",
+    suffixes=(".onnx",),
+    short="ov",
+    module="openvino",
+    extra="openvino",
+    priority=1,
+    modes=("latency", "throughput"),
+)
 def open_openvino(path: Path, *, device: str, options: EngineOptions) -> Engine:
     """OpenVINO on the CPU: FP32, INT8 graphs, and FP16 or BF16 arithmetic where the processor has it."""
     refuse_device(device, known=("cpu",), backend="openvino")
@@ -47,6 +55,7 @@ class OpenVinoEngine(Closing):
         self._request: Any = compiled.create_infer_request()
         classes = self._signature.num_classes or _count_classes(self._request, self._signature)
         self._info = _describe(path, summary, compiled, classes=classes)
+        self._queue: Any = _queue(compiled) if options.mode == "throughput" else None
 
     @property
     def info(self) -> EngineInfo:
@@ -63,7 +72,10 @@ class OpenVinoEngine(Closing):
         check_input(self._info, images)
         if not len(images):
             return np.empty((0, self._info.num_classes), np.float32)
-        return _run(self._request, self._signature, pad_batch(images, self._signature.batch))[: len(images)]
+        batch = pad_batch(images, self._signature.batch)
+        if self._queue is not None and self._signature.batch is None:
+            return _run_spread(self._queue, self._signature, batch, classes=self._info.num_classes)
+        return _run(self._request, self._signature, batch)[: len(images)]
 
     def kernels(self) -> tuple[Kernel, ...]:
         """Return the convolutions and matrix products of the compiled model."""
@@ -73,7 +85,13 @@ class OpenVinoEngine(Closing):
 
     def close(self) -> None:
         """Free the compiled model; harmless when repeated."""
-        self._request = None
+        self._request = self._queue = None
+
+
+def _queue(compiled: Any) -> Any:
+    """Return as many requests as there are streams."""
+    openvino = require("openvino", extra="openvino", purpose="spread a batch over streams")
+    return openvino.AsyncInferQueue(compiled)
 
 
 def _compile(path: Path, *, options: EngineOptions) -> Any:
@@ -87,7 +105,7 @@ def _compile(path: Path, *, options: EngineOptions) -> Any:
     settings = {
         "INFERENCE_PRECISION_HINT": _HINTS[wanted],
         "INFERENCE_NUM_THREADS": options.threads or usable_cores(),
-        "PERFORMANCE_HINT": "LATENCY",  # one stream over all threads: batches are given one after the other
+        "PERFORMANCE_HINT": options.mode.upper(),
     }
     try:
         core = openvino.Core()
@@ -117,6 +135,25 @@ def _run(request: Any, signature: Signature, batch: Images) -> Logits:
         raise ModelError(
             f"output {signature.output!r} is {logits.dtype} {logits.shape}; expected float32 logits ({len(batch)}, K)"
         )
+    return logits
+
+
+def _run_spread(queue: Any, signature: Signature, batch: Images, *, classes: int) -> Logits:
+    """Run the parts of a batch at once, one a stream."""
+    logits = np.empty((len(batch), classes), np.float32)
+
+    def keep(request: Any, rows: slice) -> None:
+        logits[rows] = request.get_tensor(signature.output).data
+
+    queue.set_callback(keep)
+    bounds = np.linspace(0, len(batch), min(len(queue), len(batch)) + 1).astype(int)
+    try:
+        for start, stop in pairwise(bounds.tolist()):
+            queue.start_async({signature.input: batch[start:stop]}, slice(start, stop))
+        queue.wait_all()
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise ModelError(f"OpenVINO failed on a batch of {len(batch)} images: {reason}") from error
     return logits
 
 
@@ -150,6 +187,7 @@ def _describe(path: Path, summary: OnnxSummary, compiled: Any, *, classes: int) 
             "threads": int(compiled.get_property("INFERENCE_NUM_THREADS")),
             "inference_precision": arithmetic,
             "performance_hint": str(compiled.get_property("PERFORMANCE_HINT")),
+            "streams": int(compiled.get_property("NUM_STREAMS")),
         },
         classes=summary.classes,
     )

@@ -32,13 +32,13 @@ class EngineSpec:
     precision: str | None
     path: Path
 
-    def open(self, *, device: str = "cpu", threads: int | None = None) -> Engine:
+    def open(self, *, device: str = "cpu", threads: int | None = None, mode: str = "latency") -> Engine:
         """Open it.
 
         Raises:
             ToolkitError: As `open_engine` does.
         """
-        options = EngineOptions(threads=threads, precision=self.precision)
+        options = EngineOptions(threads=threads, precision=self.precision, mode=mode)
         return open_engine(self.path, backend=self.backend, device=device, options=options)
 
 

@@ -42,9 +42,7 @@ def bench_engines(config: BenchConfig, out: Run) -> BenchReport:
             "no engine to time: give graphs, checkpoints or run folders with --engine [NAME=][BACKEND:]PATH"
         )
     with ExitStack() as stack:
-        engines = {
-            spec.name: stack.enter_context(spec.open(device=config.device, threads=config.threads)) for spec in specs
-        }
+        engines = {spec.name: stack.enter_context(_open(spec, config)) for spec in specs}
         images = _images(engines, max(config.batch_sizes))
         cases = _time(engines, images, config)
         settings = _settings(engines, config)
@@ -59,12 +57,16 @@ def bench_engines(config: BenchConfig, out: Run) -> BenchReport:
 def peak_memory(spec: EngineSpec, images: Images, config: BenchConfig) -> dict[str, float]:
     """Open one engine in a fresh process and return what it held at most: interpreter, runtime, weights and buffers."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        peak = pool.submit(_peak_of_this_process, spec, images, config.device, config.threads).result()
+        peak = pool.submit(_peak_of_this_process, spec, images, config).result()
     return {"peak_memory_bytes": float(peak)}
 
 
-def _peak_of_this_process(spec: EngineSpec, images: Images, device: str, threads: int | None) -> int:
-    with spec.open(device=device, threads=threads) as engine:
+def _open(spec: EngineSpec, config: BenchConfig) -> Engine:
+    return spec.open(device=config.device, threads=config.threads, mode=config.mode)
+
+
+def _peak_of_this_process(spec: EngineSpec, images: Images, config: BenchConfig) -> int:
+    with _open(spec, config) as engine:
         engine.predict(images[: engine.info.max_batch])
     # Kibibytes on Linux, bytes on macOS.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -111,7 +113,11 @@ def _percentiles(seconds: Sequence[float]) -> dict[str, float]:
 
 def _settings(engines: Mapping[str, Engine], config: BenchConfig) -> dict[str, int | float | str]:
     """Say what ran: rounds, and of every engine the precision, provider, threads and file hash."""
-    settings: dict[str, int | float | str] = {"rounds": config.rounds, "warm_up": config.warm_up}
+    settings: dict[str, int | float | str] = {
+        "rounds": config.rounds,
+        "warm_up": config.warm_up,
+        "mode": config.mode,
+    }
     for name, engine in engines.items():
         info = engine.info
         settings |= {
