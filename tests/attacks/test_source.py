@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 
 import pytest
 import torch
@@ -122,3 +123,16 @@ def test_a_fast_form_with_other_logits_is_refused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("toolkit.attacks.source.fold_batch_norms", lambda model: nn.Sequential(model, nn.Softmax(1)))
     with pytest.raises(ModelError, match=r"the folded source model's logits differ by .* use gradients = exact"):
         fast_source(small_network().float(), images().float(), mode="fast")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated:DeprecationWarning")
+def test_a_compiled_source_gives_the_same_gradients_in_batches_of_any_size() -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler; install g++")
+    model, x = small_network().float(), images().float()
+    compiled = fast_source(model, x, mode="compiled")
+    for size in (16, 5, 1):
+        ours, theirs = (observe(form, x[:size], Y[:size], loss=cross_entropy) for form in (compiled, model))
+        assert torch.allclose(ours.logits, theirs.logits, atol=1e-4)
+        assert float(((ours.grad - theirs.grad).abs() < 1e-4 * theirs.grad.abs().max()).float().mean()) > 0.99

@@ -57,7 +57,8 @@ def pgd_linf(
         direction: "ascent" moves away from the class that is followed, "descent" towards it.
         label: The class that is followed: "true", "most-likely", "least-likely" on the clean image, or an index.
         keep: "best" keeps the worst iterate of each image, which costs one forward pass more; "last" the last one.
-        stop: "never", "first" or "margin=K": when an image has been attacked enough and leaves the batch.
+        stop: "never", "first" or "margin=K": when an image has been attacked enough and leaves the batch. With the last
+            two the whole step of the first gradient is tried as well, which settles most images of an undefended model.
         draws: Random numbers of the starts.
 
     Returns:
@@ -114,7 +115,8 @@ def pgd_l2(
         direction: "ascent" moves away from the class that is followed, "descent" towards it.
         label: The class that is followed: "true", "most-likely", "least-likely" on the clean image, or an index.
         keep: "best" keeps the worst iterate of each image, which costs one forward pass more; "last" the last one.
-        stop: "never", "first" or "margin=K": when an image has been attacked enough and leaves the batch.
+        stop: "never", "first" or "margin=K": when an image has been attacked enough and leaves the batch. With the last
+            two the whole step of the first gradient is tried as well, which settles most images of an undefended model.
         draws: Random numbers of the starts.
 
     Returns:
@@ -166,7 +168,8 @@ def pgd_temperature(
         steps: Number of steps, each one gradient.
         restarts: Number of random starts; the worst image over them is kept.
         rho: Probability that the softened logits can leave to the other classes; below it the logits are softened.
-        stop: "never", "first" or "margin=K": when an image has been attacked enough and leaves the batch.
+        stop: "never", "first" or "margin=K": when an image has been attacked enough and leaves the batch. With the last
+            two the whole step of the first gradient is tried as well, which settles most images of an undefended model.
         draws: Random numbers of the starts.
 
     Returns:
@@ -222,6 +225,9 @@ def _descend(
         moved = step(batch.x_adv, seen.grad, batch.x, step_size=length, eps=eps, direction=direction)
         return dataclasses.replace(batch, x_adv=moved)
 
-    attempt = partial(search, model, observe=look, move=move, steps=steps, worst=worst, keep=keep)
+    def lunge(batch: Batch, seen: Observed) -> Tensor:
+        return step(batch.x_adv, seen.grad, batch.x, step_size=2 * eps, eps=eps, direction=direction)
+
+    attempt = partial(search, model, observe=look, move=move, steps=steps, worst=worst, keep=keep, lunge=lunge)
     restarted(x, y, attempt=attempt, start=start, restarts=restarts, worst=worst, draws=draws_of(draws, x))
     return worst.images
