@@ -262,7 +262,7 @@ def check_input(info: EngineInfo, images: Images) -> None:
     if images.ndim != 4 or tuple(images.shape[1:]) != tuple(info.input_shape):
         wanted = ("N", *info.input_shape)
         raise DataError(f"{info.backend}: images have shape {images.shape}; expected ({', '.join(map(str, wanted))})")
-    if images.dtype.name != "float32":
+    if images.dtype != np.float32:
         raise DataError(f"{info.backend}: images are {images.dtype}; expected float32 in [0, 1]")
     if info.max_batch is not None and len(images) > info.max_batch:
         raise DataError(
