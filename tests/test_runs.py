@@ -37,6 +37,17 @@ def test_the_same_configuration_gives_the_finished_run_back(tmp_path: Path) -> N
     again.close()
 
 
+def test_an_option_that_is_not_used_leaves_the_identity_as_it_was(tmp_path: Path) -> None:
+    first = finished(tmp_path)
+    assert finished_again(tmp_path, added_later=None, nested={}).path != first.path
+    assert finished_again(tmp_path, added_later=None).path == first.path
+
+
+def finished_again(root: Path, **more: object) -> Run:
+    with Run.start("train", "toy", config={**CONFIG, **more}, seed=0, root=root) as run:
+        return run
+
+
 def test_another_configuration_gets_another_folder(tmp_path: Path) -> None:
     assert finished(tmp_path).path != finished(tmp_path, epochs=4).path
 

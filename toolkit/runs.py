@@ -181,7 +181,7 @@ class Run:
             RunError: When the folder cannot be written, is locked by a living process or belongs to another run.
         """
         records = [_input_record(role, Path(path)) for role, path in (inputs or {}).items()]
-        identity = json.dumps([kind, name, config, [[r.role, r.sha256] for r in records]], sort_keys=True)
+        identity = json.dumps([kind, name, _given(config), [[r.role, r.sha256] for r in records]], sort_keys=True)
         digest = hashlib.sha256(identity.encode()).hexdigest()
         base = root or Path(os.environ.get("EDGEPROOF_RUNS", "runs"))
         folder = out or base / f"{kind}-{name}-{digest[:10]}"
@@ -340,6 +340,13 @@ class Run:
                 shutil.rmtree(path)
             elif path.name != _LOCK:
                 path.unlink()
+
+
+def _given(config: Any) -> Any:
+    """Leave out what is None, so that a new option that is not used leaves the identity of older runs as it was."""
+    if isinstance(config, Mapping):
+        return {key: _given(value) for key, value in config.items() if value is not None}
+    return config
 
 
 def _input_record(role: str, path: Path) -> InputRecord:
