@@ -16,6 +16,7 @@ import click
 from toolkit import __version__
 from toolkit.config import (
     AttackConfig,
+    BenchConfig,
     EvalConfig,
     ExportConfig,
     ImportConfig,
@@ -142,6 +143,19 @@ def eval_run(config: EvalConfig, values: Mapping[str, Any]) -> Run:
     )
 
 
+def bench_run(config: BenchConfig, values: Mapping[str, Any]) -> Run:
+    """Time engines."""
+    from toolkit.engines.specs import spec_path
+    from toolkit.evaluation.bench_engines import bench_engines
+
+    def stage(config: BenchConfig, out: Run) -> None:
+        bench_engines(config, out)
+        out.finish()
+
+    inputs = {f"engine {n}": spec_path(text) for n, text in enumerate(config.engines)}
+    return run_stage(config, stage, kind="bench", name="engines", inputs=inputs, values=values)
+
+
 def finish_eval(out: Run, values: Mapping[str, Any]) -> None:
     """Show the table, print the result and leave with 1 when a gate has failed."""
     from toolkit.evaluation.results import Results
@@ -165,7 +179,7 @@ def slug(text: str) -> str:
     """Make a part of a folder's name: `runs/train-digits-small-cnn-0123456789` becomes `digits-small-cnn`."""
     word = Path(text).name if os.sep in text and not text.endswith("/255") else text
     parts = word.split("-")
-    if parts[0] in ("train", "attack", "export", "eval") and len(parts) > 2:
+    if parts[0] in ("train", "attack", "export", "eval", "bench") and len(parts) > 2:
         parts = parts[1:-1]
     return (
         "".join(letter if letter.isalnum() or letter in "._" else "-" for letter in "-".join(parts)).strip("-") or "run"
@@ -231,6 +245,23 @@ def export(**values: Any) -> None:
 def eval_(**values: Any) -> None:
     """Measure engines on the clean images and on adversarial sets; exit status 1 when a gate fails."""
     finish_eval(eval_run(read_config(EvalConfig, values), values), values)
+
+
+@cli.group()
+def bench() -> None:
+    """Time engines; every sample is kept, and what is compared takes turns."""
+
+
+@bench.command(name="engines", params=[*config_options(BenchConfig), *RUN_OPTIONS])
+def bench_engines_(**values: Any) -> None:
+    """Latency percentiles, images a second and peak memory of engines at several batch sizes."""
+    from toolkit.evaluation.bench import BenchReport
+    from toolkit.reports.bench_text import print_bench
+
+    out = bench_run(read_config(BenchConfig, values), values)
+    report = BenchReport.model_validate_json(out.file("bench.json").read_bytes())
+    print_bench(report, file=sys.stderr)
+    emit(out, values, cases=[case.model_dump(exclude={"seconds"}) for case in report.cases])
 
 
 @cli.command(params=RUN_OPTIONS)

@@ -23,6 +23,7 @@ SHORT = {
     "sets": "adversaries",
     "precisions": "precision",
     "recipes": "recipe",
+    "batch_sizes": "batch-size",
 }
 
 

@@ -124,6 +124,30 @@ def test_a_checkpoint_without_torch_gives_status_three_and_the_line_that_install
     assert "pip install 'edgeproof[train]'" in done.err
 
 
+def test_bench_engines_prints_a_table_on_stderr_and_the_folder_or_json_on_stdout(run, graphs: Path) -> None:  # type: ignore[no-untyped-def]
+    pytest.importorskip("onnxruntime")
+    command = (
+        "bench",
+        "engines",
+        "--engine",
+        graphs,
+        "--batch-size",
+        1,
+        "--batch-size",
+        4,
+        "--rounds",
+        3,
+        "--no-memory",
+    )
+    done = run(*command)
+    assert done.status == 0, done.err
+    assert json.loads((Path(done.out.strip()) / "manifest.json").read_text())["kind"] == "bench"
+    assert all(word in done.err for word in ("ort-int8-trt", "p99, ms", "batch 4", "not measured"))
+    printed = json.loads(run(*command, "--json").out)
+    assert [case["name"] for case in printed["cases"]] == ["ort-fp32", "ort-fp16", "ort-int8-trt"] * 2
+    assert run("bench", "engines").status == 2
+
+
 @pytest.mark.parametrize("kind", list(cli.LISTED))
 def test_list_names_plug_ins_without_importing_them(run, kind: str) -> None:  # type: ignore[no-untyped-def]
     done = run("list", kind, "--json")

@@ -1,0 +1,39 @@
+"""What `bench` shows in the terminal."""
+
+from __future__ import annotations
+
+from typing import IO
+
+from toolkit.evaluation.bench import BenchCase, BenchReport
+from toolkit.reports import numbers
+from toolkit.reports.tables import Cell, Column, Table
+from toolkit.reports.terminal import print_table
+
+_LATENCIES = ("latency_p50_ms", "latency_p90_ms", "latency_p99_ms")
+
+
+def print_bench(report: BenchReport, *, file: IO[str]) -> None:
+    """Print who was timed, batch by batch."""
+    rounds = report.settings.get("rounds")
+    print_table(
+        engines_table(report), title=f"{report.environment.get('processor', 'bench')}, {rounds} rounds", file=file
+    )
+
+
+def engines_table(report: BenchReport) -> Table:
+    """Each batch size, engine by engine; speed-up and classes are against the first engine's."""
+    titles = ("p50, ms", "p90, ms", "p99, ms", "Images/s", "Speed-up", "Same class", "Peak memory")
+    rows = tuple((Cell(case.group), Cell(numbers.visible(case.name)), *_measured(case)) for case in report.cases)
+    columns = (Column("", numeric=False), Column("Engine", numeric=False), *map(Column, titles))
+    return Table(columns=columns, rows=rows, grouped=True)
+
+
+def _measured(case: BenchCase) -> tuple[Cell, ...]:
+    found, memory = case.quality, case.quality.get("peak_memory_bytes")
+    return (
+        *(Cell(f"{found[name]:.3g}") for name in _LATENCIES),
+        Cell(numbers.per_second(case.rate)),
+        Cell("–" if case.ratio is None else f"× {case.ratio:.2f}"),
+        Cell(numbers.percent(found["agreement"])),
+        Cell("not measured" if memory is None else numbers.size(int(memory))),
+    )
