@@ -103,6 +103,40 @@ class TrainConfig(Strict):
     device: str = Field("cpu", description="cpu or cuda")
     threads: int | None = Field(None, ge=1, description="processor threads (default: all cores)")
     seed: int = Field(0, description="seed of the weights, the order and the augmentation")
+    start_from: str | None = Field(None, description="a train run whose weights and normalisation training starts from")
+
+    def inputs(self) -> dict[str, Path]:
+        """Return what a run is made from beside its data set: role to run folder or file."""
+        named = {"start": self.start_from, "poison": self.poison, "costs": self.objective_params.get("costs")}
+        return {role: Path(path) for role, path in named.items() if path is not None}
+    poison: str | None = Field(None, description="poison run whose images stand in for the training images")
+    squeeze: str | None = Field(None, description="what training images go through first: grey, jpeg=10, bits=3, blur=1")
+
+
+class PoisonConfig(Strict):
+    """`cli.py poison`: training images that confuse whoever trains on them."""
+
+    data: DataConfig = DataConfig()
+    method: Literal["deep-confuse", "class-patterns", "label-flip"] = Field(
+        "deep-confuse", description="learned noise; one random pattern a class; or random labels, a control"
+    )
+    eps: Number = Field(0.3, gt=0, le=1, description="L-infinity budget in [0, 1] pixel units; 8/255 is understood")
+    ratio: Number = Field(1.0, gt=0, le=1, description="share of each class that is poisoned")
+    pixels: Pixels = Field("uint8", description="uint8 keeps poisoned images on the 8-bit grid, inside the budget")
+    target: str | None = Field(None, description="label-specific: next, to=CLASS, or the wanted class of each: 1,2,0")
+    reuse: str | None = Field(None, description="poison run whose generator is applied, instead of training one")
+    generator: Literal["encoder-decoder", "unet"] = Field("encoder-decoder", description="noise generator")
+    generator_width: int | None = Field(None, ge=1, description="channels of its first stage (default: as published)")
+    generator_lr: Number = Field(1e-3, gt=0, description="Adam's learning rate")
+    victim: str = Field("confuse-cnn", description="network in the loop: a name that `list models` shows")
+    victim_lr: Number = Field(0.01, gt=0, description="learning rate of its plain SGD")
+    victim_epochs: int = Field(1, ge=1, description="passes of each victim over the training images")
+    trials: int = Field(15, ge=1, description="fresh victims that the generator learns from, one after the other")
+    batch_size: int = Field(64, ge=1, description="images a step")
+    amp: bool = Field(False, description="autocast to bfloat16")
+    device: str = Field("cpu", description="cpu or cuda")
+    threads: int | None = Field(None, ge=1, description="processor threads (default: all cores)")
+    seed: int = Field(0, ge=0, description="seed of the generator, the victims and their order")
 
 
 class ImportConfig(Strict):
@@ -190,6 +224,17 @@ class EvalConfig(Strict):
     invariance: int = Field(16, ge=0, description="images tried in several batch sizes and slots; 0 tries none")
     fail_under: tuple[str, ...] = Field((), description="[ENGINE:]METRIC[@CLASS]=VALUE, at least")
     max_drop: tuple[str, ...] = Field((), description="ENGINE:METRIC[@CLASS]=VALUE, at most under the reference")
+    costs: str | None = Field(
+        None, description="what mistakes cost: CSV, JSON or npy, a row a true class, a column a predicted one"
+    )
+    protect: str | None = Field(None, description="instead: a class whose mistakes cost more than 1, by name or number")
+    cost: float | None = Field(None, ge=0, description="what they cost (default: 10)")
+    side: Literal["miss", "false-alarm", "both"] | None = Field(
+        None, description="miss: it is taken for another; false-alarm: another is taken for it (default: both)"
+    )
+    max_cost: tuple[str, ...] | None = Field(
+        None, description="[ENGINE:]clean_cost or robust_cost[[SET]][@CLASS]=VALUE, expected cost at most"
+    )
     gallery: int = Field(8, ge=0, description="adversaries shown in the report")
 
 
@@ -204,6 +249,23 @@ class BenchConfig(Strict):
     device: str = Field("cpu", description="cpu or cuda")
     mode: Literal["latency", "throughput"] = Field("latency", description="throughput: OpenVINO's streams")
     memory: bool = Field(True, description="measure peak memory, each engine in a process of its own")
+
+
+class BenchAttacksConfig(Strict):
+    """`cli.py bench attacks`: adversarial images a second."""
+
+    model: str = Field(description="source model: a train run, or an ONNX file")
+    attacks: tuple[str, ...] = Field(("fgsm", "pgd-linf", "apgd-ce"), description="names that `list attacks` shows")
+    data: str | None = Field(None, description="data set (default: the one the source model was trained on)")
+    eps: Number = Field(4 / 255, description="budget in [0, 1] pixel units; 4/255 is understood")
+    stops: tuple[str, ...] = Field(("never", "first"), description="never | first | margin=K, each timed")
+    gradients: tuple[GradientMode, ...] = Field(("fast",), description="exact | fast | bf16 | compiled, each timed")
+    limit: int = Field(256, ge=1, description="images a round, stratified")
+    rounds: int = Field(5, ge=1, description="timed rounds; the sides take turns")
+    batch_size: int = Field(256, ge=1, description="images a step")
+    threads: int | None = Field(None, ge=1, description="processor threads (default: all cores)")
+    device: str = Field("cpu", description="cpu or cuda")
+    seed: int = Field(0, ge=0, description="seed of the attacks' draws")
 
 
 def build_config(
@@ -269,6 +331,6 @@ def _first_problem(kind: type[BaseModel], error: ValidationError) -> str:
 
 
 __all__ = [
-    "AttackConfig", "BenchConfig", "DataConfig", "EvalConfig", "ExportConfig", "ImportConfig", "Norm", "Number", "ParityLimits", "Strict", "TrainConfig",
+    "AttackConfig", "BenchAttacksConfig", "BenchConfig", "DataConfig", "EvalConfig", "ExportConfig", "ImportConfig", "Norm", "Number", "ParityLimits", "PoisonConfig", "Strict", "TrainConfig",
     "build_config", "check_eps", "format_eps", "parse_number",
 ]  # fmt: skip

@@ -1,0 +1,112 @@
+"""How fast attacks are on a user's own source model: adversarial images a second, and end to end with their evaluation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from toolkit.attacks.base import Draws, find_attack
+from toolkit.attacks.choice import Attack, choose_attack
+from toolkit.attacks.source import fast_source
+from toolkit.attacks.twin import chosen_data, open_source
+from toolkit.config import BenchAttacksConfig
+from toolkit.data.base import LabelledImages, load_splits
+from toolkit.evaluation.bench import BenchCase, BenchReport, bench_report, compare_sides
+from toolkit.progress import progress
+from toolkit.runs import Run, write_text
+
+if TYPE_CHECKING:
+    from toolkit.types import LogitsFn
+
+
+def bench_attacks(config: BenchAttacksConfig, out: Run) -> BenchReport:
+    """Time attacks in turns and write `bench.json`; the first side is the baseline. The run is left unfinished.
+
+    A side is an attack with a rule when to stop (where it has steps) and a form of the gradients. `quality` of each case holds
+    the share of images misclassified.
+
+    Raises:
+        ToolkitError: For a model, data or parameters that cannot be used.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    origin = open_source(Path(config.model), device=config.device)
+    data = load_splits(chosen_data(origin, config.data)).test.head(config.limit, seed=config.seed)
+    probe = torch.from_numpy(data.images[:8]).to(config.device)
+    forms = {mode: fast_source(origin.model, probe, mode=mode) for mode in config.gradients}
+    sides = _sides(config, forms)
+    work = _Work(origin.model, data, config)
+    cases = _time(sides, work, rounds=config.rounds)
+    settings = {"model": origin.name, "images": len(data), "eps": config.eps, "threads": torch.get_num_threads()}
+    settings |= {"batch_size": config.batch_size, "device": config.device}
+    report = bench_report("attacks", settings=settings, cases=cases)
+    write_text(out.path / "bench.json", report.model_dump_json(indent=1) + "\n")
+    return report
+
+
+class _Work:
+    """The images that every side attacks, and the model that judges the result."""
+
+    def __init__(self, model: LogitsFn, data: LabelledImages, config: BenchAttacksConfig) -> None:
+        self._model, self._config, self._index = model, config, data.index
+        self.x = torch.from_numpy(data.images).to(config.device)
+        self.y = torch.from_numpy(data.labels).to(config.device)
+
+    def craft(self, attack: Attack, form: LogitsFn) -> Tensor:
+        """Attack all images, a batch at a time."""
+        size, seed = self._config.batch_size, self._config.seed
+        parts = [slice(start, start + size) for start in range(0, len(self.x), size)]
+        draws = [Draws(seed=seed, index=self._index[part]) for part in parts]
+        found = [
+            attack.run(form, self.x[part], self.y[part], draws=draw) for part, draw in zip(parts, draws, strict=True)
+        ]
+        return torch.cat(found)
+
+    @torch.no_grad()
+    def misclassified(self, x_adv: Tensor) -> float:
+        """Return the share of adversaries that the model itself gets wrong; on a GPU this also waits for the work."""
+        pieces = [self._model(part).argmax(1) for part in x_adv.split(self._config.batch_size)]
+        return float((torch.cat(pieces) != self.y).float().mean())
+
+
+def _sides(config: BenchAttacksConfig, forms: Mapping[str, LogitsFn]) -> dict[str, tuple[Attack, LogitsFn]]:
+    sides = {}
+    for name, stop, (mode, form) in product(config.attacks, config.stops, forms.items()):
+        spec = find_attack(name)
+        if stop != "never" and not spec.takes("stop"):
+            continue  # a single step has no moment at which an image could leave
+        title = ", ".join(
+            [name, *([f"stop {stop}"] if spec.takes("stop") else []), *([mode] if len(forms) > 1 else [])]
+        )
+        sides[title] = (choose_attack(spec, eps=config.eps, params={}, stop=stop), form)
+    return sides
+
+
+def _time(sides: Mapping[str, tuple[Attack, LogitsFn]], work: _Work, *, rounds: int) -> list[BenchCase]:
+    crafting: dict[str, list[float]] = {name: [] for name in sides}
+    both: dict[str, list[float]] = {name: [] for name in sides}
+    quality = {}
+    with progress("bench attacks", (rounds + 1) * len(sides)) as advance:
+        for turn in range(rounds + 1):  # the first one warms up and gives the quality
+            for name, (attack, form) in sides.items():
+                began = time.perf_counter()
+                x_adv = work.craft(attack, form)
+                if x_adv.is_cuda:
+                    torch.cuda.synchronize()
+                crafted = time.perf_counter()
+                quality[name] = {"misclassified": work.misclassified(x_adv)}
+                if turn:
+                    crafting[name].append(crafted - began)
+                    both[name].append(time.perf_counter() - began)
+                advance(note=name)
+    compare = partial(
+        compare_sides, items=dict.fromkeys(sides, len(work.x)), quality=quality, baseline=next(iter(sides))
+    )
+    return [*compare("craft", crafting), *compare("craft and evaluate", both)]
