@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
+import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -38,6 +41,8 @@ from toolkit.types import GradientMode, Labels
 
 PEERS = {"foolbox": "foolbox", "torchattacks": "torchattacks", "art": "adversarial-robustness-toolbox"}
 
+CLI = Path(__file__).resolve().parent.parent / "cli.py"
+
 Crafter = Callable[[Tensor, Tensor], Tensor]  # images and classes of one batch -> adversaries
 
 
@@ -45,6 +50,7 @@ Crafter = Callable[[Tensor, Tensor], Tensor]  # images and classes of one batch 
 class Setting:
     """What every side works on."""
 
+    run: Path
     model: nn.Module
     x: Tensor
     y: Tensor
@@ -54,6 +60,7 @@ class Setting:
     batch_size: int
     full_steps: int
     queries: int
+    bf16: bool
 
 
 def main() -> None:
@@ -87,8 +94,11 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--full-steps", type=int, default=100, help="of the attacks in the strength group")
     parser.add_argument("--queries", type=int, default=5000, help="of Square in the strength group")
     parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument(
+        "--bf16", action="store_true", help="time gradients under autocast too; slow without bfloat16 units"
+    )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--groups", nargs="+", choices=GROUPS, default=["fgsm", "pgd", "apgd", "growth"])
+    parser.add_argument("--groups", nargs="+", choices=GROUPS, default=["fgsm", "pgd", "apgd", "growth", "memory"])
     parser.add_argument("--results", type=Path, help="folder for attacks.json and attacks.md")
     return parser.parse_args()
 
@@ -100,7 +110,7 @@ def load_setting(options: argparse.Namespace) -> Setting:
     data = load_splits(DataConfig.model_validate(run.config["data"])).test.head(options.images)
     x, y = torch.from_numpy(data.images), torch.from_numpy(data.labels)
     chosen = {field.name: getattr(options, field.name) for field in fields(Setting) if hasattr(options, field.name)}
-    return Setting(**{**chosen, "model": model, "x": x, "y": y})
+    return Setting(**{**chosen, "run": run.path, "model": model, "x": x, "y": y})
 
 
 def in_batches(setting: Setting, craft: Crafter) -> Tensor:
@@ -157,20 +167,33 @@ def installed(sides: Mapping[str, Callable[[], Crafter]]) -> dict[str, Crafter]:
 
 
 def compare(group: str, setting: Setting, rounds: int, sides: Mapping[str, Callable[[], Crafter]]) -> list[BenchCase]:
-    """Check what each side finds, then time crafting alone and crafting with the evaluation of what was found."""
+    """Check what each side finds (which warms it up), then time crafting alone and with the evaluation of what was found."""
     crafters = installed(sides)
     quality = {name: check(setting, in_batches(setting, craft)) for name, craft in crafters.items()}
     best = max(measured["success"] for measured in quality.values())
     for measured in quality.values():
         measured["within_half_a_point_of_the_best"] = float(measured["success"] >= best - 0.005)
-    craft_only = {name: partial(in_batches, setting, craft) for name, craft in crafters.items()}
-    both = {name: partial(craft_and_evaluate, setting, craft) for name, craft in crafters.items()}
     items = dict.fromkeys(crafters, len(setting.x))
     cases = []
-    for title, timed in ((group, craft_only), (f"{group}, end to end", both)):
-        samples = take_turns(timed, rounds=rounds)
+    for title, samples in zip((group, f"{group}, end to end"), time_in_turns(setting, crafters, rounds), strict=True):
         cases += compare_sides(title, samples, items=items, quality=quality, baseline=fastest_peer(samples))
     return cases
+
+
+def time_in_turns(
+    setting: Setting, crafters: Mapping[str, Crafter], rounds: int
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Return the seconds of crafting, and of crafting and evaluating, of every side in every round."""
+    crafting: dict[str, list[float]] = {name: [] for name in crafters}
+    both: dict[str, list[float]] = {name: [] for name in crafters}
+    for _ in range(rounds):
+        for name, craft in crafters.items():
+            began = time.perf_counter()
+            x_adv = in_batches(setting, craft)
+            crafting[name].append(time.perf_counter() - began)
+            evaluate(setting, x_adv)
+            both[name].append(time.perf_counter() - began)
+    return crafting, both
 
 
 def check(setting: Setting, x_adv: Tensor) -> dict[str, float]:
@@ -193,11 +216,6 @@ def predictions(setting: Setting, x_adv: Tensor) -> Labels:
     logits = torch.cat([setting.model(x_adv[start : start + setting.batch_size]) for start in starts])
     classes: Labels = logits.argmax(1).numpy()
     return classes
-
-
-def craft_and_evaluate(setting: Setting, craft: Crafter) -> float:
-    """Do what a robustness evaluation does."""
-    return evaluate(setting, in_batches(setting, craft))
 
 
 def fastest_peer(samples: Mapping[str, list[float]]) -> str | None:
@@ -235,10 +253,13 @@ def pgd(setting: Setting, rounds: int) -> list[BenchCase]:
         ),
         "edgeproof, exact gradients": partial(never, mode="exact"),
         "edgeproof": never,
-        "edgeproof, bf16": partial(never, mode="bf16"),
         "edgeproof, stop first": first,
-        "edgeproof, stop first, bf16": partial(first, mode="bf16"),
     }  # fmt: skip
+    if setting.bf16:
+        sides |= {
+            "edgeproof, bf16": partial(never, mode="bf16"),
+            "edgeproof, stop first, bf16": partial(first, mode="bf16"),
+        }
     return compare(f"pgd-{setting.steps}", setting, rounds, sides)
 
 
@@ -338,6 +359,26 @@ def growth(setting: Setting, rounds: int) -> list[BenchCase]:
     return cases
 
 
+def memory(setting: Setting, rounds: int) -> list[BenchCase]:
+    """Measure the peak memory of the attack command beside the size of what it writes, over the number of images."""
+    cases = []
+    for count in (1000, 2000, 4000, 8000):
+        began = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            line = ["attack", "fgsm", "--model", str(setting.run), "--limit", str(count), "--out", f"{folder}/set"]
+            process = subprocess.Popen([sys.executable, str(CLI), *line], stdout=subprocess.DEVNULL)
+            _, status, usage = os.wait4(process.pid, 0)
+            if status:
+                raise SystemExit(f"the attack on {count} images left with status {status}")
+            written = sum(file.stat().st_size for file in Path(folder).rglob("*.npz"))
+        quality = {"peak_bytes": usage.ru_maxrss * 1024.0, "written_bytes": float(written)}
+        seconds = {f"{count} images": [time.perf_counter() - began]}
+        cases += compare_sides(
+            "memory", seconds, items={f"{count} images": count}, quality={f"{count} images": quality}, baseline=None
+        )
+    return cases
+
+
 def table(cases: list[BenchCase]) -> str:
     """Return the cases as Markdown."""
     lines = [
@@ -347,6 +388,9 @@ def table(cases: list[BenchCase]) -> str:
     for case in cases:
         rate = f"{case.rate:.1f} ({case.rate_p5:.1f} to {case.rate_p95:.1f})"
         ratio = "" if case.ratio is None else f"{case.ratio:.2f}"
+        if "peak_bytes" in case.quality:
+            peak, written = case.quality["peak_bytes"] / 2**20, case.quality["written_bytes"] / 2**20
+            ratio = f"peak {peak:.0f} MiB, written {written:.0f} MiB"
         success = f"{100 * case.quality['success']:.1f} %" if "success" in case.quality else ""
         lines.append(f"| {case.group} | {case.name} | {rate} | {ratio} | {success} |")
     return "\n".join(lines)
@@ -357,6 +401,7 @@ GROUPS: dict[str, Callable[[Setting, int], list[BenchCase]]] = {
     "pgd": pgd,
     "apgd": apgd,
     "growth": growth,
+    "memory": memory,
     "strength": strength,
 }
 
