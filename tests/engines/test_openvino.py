@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from export.to_openvino import convert_openvino
 from tests.edge.tiny_onnx import write_linear
 from toolkit.engines.base import EngineOptions, open_engine
-from toolkit.errors import ConfigError, UnavailableError
+from toolkit.engines.onnx_file import read_onnx
+from toolkit.errors import ConfigError, ModelError, UnavailableError
 
 openvino = pytest.importorskip("openvino")
 WEIGHTS = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
@@ -79,3 +81,35 @@ def test_throughput_mode_spreads_a_batch_and_gives_the_same_logits(count: int, g
 def test_throughput_mode_is_openvinos_alone(graph: Path) -> None:
     with pytest.raises(ConfigError, match="onnxruntime knows the modes latency, not 'throughput'"):
         open_engine(graph, options=EngineOptions(mode="throughput"))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_its_own_files_give_what_the_graph_gives(precision: str, tmp_path: Path) -> None:
+    graph = write_linear(tmp_path / "m.onnx", WEIGHTS, precision=precision, classes=("a", "b", "c"))
+    convert_openvino(graph, tmp_path / "m.xml", metadata=read_onnx(graph).metadata)
+    x = np.random.default_rng(1).random((4, 1, 4, 4), np.float32)
+    with open_engine(graph, backend="openvino") as one, open_engine(tmp_path / "m.xml") as other:
+        np.testing.assert_array_equal(one.predict(x), other.predict(x))
+        assert one.info.sha256 != other.info.sha256
+        same = ("precision", "input_shape", "num_classes", "max_batch", "note", "options", "classes")
+        assert [getattr(one.info, name) for name in same] == [getattr(other.info, name) for name in same]
+        assert one.info.precision == precision
+
+
+def test_its_own_files_are_hashed_and_needed_together(graph: Path, tmp_path: Path) -> None:
+    file, weights = tmp_path / "m.xml", tmp_path / "m.bin"
+    convert_openvino(graph, file)
+    with open_engine(file) as engine:
+        before = engine.info.sha256
+    content = weights.read_bytes()
+    weights.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    with open_engine(file) as engine:
+        assert engine.info.sha256 != before
+    weights.unlink()
+    with pytest.raises(ModelError, match=r"m.xml has no m.bin beside it, which holds its weights; copy both files"):
+        open_engine(file)
+    weights.write_bytes(b"")
+    file.write_text("<net>")
+    with pytest.raises(ModelError, match=r"m.xml is not a readable OpenVINO IR") as caught:
+        open_engine(file)
+    assert "\n" not in str(caught.value)

@@ -21,6 +21,7 @@ TYPES = {
     10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 16: "bfloat16",
 }  # fmt: skip
 _PREFIX = "edgeproof."
+_QUANTIZED = ("DequantizeLinear", "QLinearConv", "FakeQuantize")  # the last is OpenVINO's
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class OnnxSummary:
     @property
     def precision(self) -> str:
         """Read "int8", "fp16", "bf16" or "fp32" off the graph: Q/DQ nodes and the types of the weights, not a label."""
-        if self.operators.get("DequantizeLinear") or self.operators.get("QLinearConv"):
+        if any(map(self.operators.get, _QUANTIZED)):
             return "int8"
         if self.initializers.get("float16"):
             return "fp16"

@@ -19,6 +19,7 @@ from toolkit.engines.base import (
     refuse_device,
 )
 from toolkit.engines.onnx_file import OnnxSummary, Signature, read_onnx
+from toolkit.engines.openvino_ir import hash_ir, read_ir
 from toolkit.environment import package_version, usable_cores
 from toolkit.errors import ConfigError, ModelError, UnavailableError
 from toolkit.optional import require
@@ -32,7 +33,7 @@ _PRODUCTS = ("Convolution", "GroupConvolution", "FullyConnected", "MatMul", "Gem
 
 @register(
     "openvino",
-    suffixes=(".onnx",),
+    suffixes=(".onnx", ".xml"),
     short="ov",
     module="openvino",
     extra="openvino",
@@ -46,10 +47,10 @@ def open_openvino(path: Path, *, device: str, options: EngineOptions) -> Engine:
 
 
 class OpenVinoEngine(Closing):
-    """An ONNX graph compiled by OpenVINO for the CPU."""
+    """An ONNX graph, or OpenVINO's own form of one, compiled for the CPU."""
 
     def __init__(self, path: Path, *, options: EngineOptions) -> None:
-        summary = read_onnx(path)
+        summary = read_ir(path) if path.suffix == ".xml" else read_onnx(path)
         self._signature = summary.signature(path)
         compiled = _compile(path, options=options)
         self._request: Any = compiled.create_infer_request()
@@ -180,7 +181,7 @@ def _describe(path: Path, summary: OnnxSummary, compiled: Any, *, classes: int) 
         input_shape=signature.input_shape,
         num_classes=classes,
         max_batch=signature.batch,
-        sha256=sha256_file(path),
+        sha256=hash_ir(path) if path.suffix == ".xml" else sha256_file(path),
         versions={"openvino": package_version("openvino") or "unknown"},
         note="; ".join(notes),
         options={

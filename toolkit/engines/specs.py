@@ -41,6 +41,11 @@ class EngineSpec:
         options = EngineOptions(threads=threads, precision=self.precision, mode=mode)
         return open_engine(self.path, backend=self.backend, device=device, options=options)
 
+    @property
+    def size(self) -> int:
+        """Return the bytes of the file, with the weights that OpenVINO keeps beside its graphs."""
+        return sum(file.stat().st_size for file in (self.path, *_beside(self.path)) if file.is_file())
+
 
 @dataclass(frozen=True)
 class _Parts:
@@ -116,22 +121,28 @@ def _files(parts: _Parts) -> list[Path]:
     if not parts.path.is_dir():
         raise ModelError(f"no model at {parts.path}; expected a file, a train run or an export run")
     run = Run.open(parts.path)
-    suffixes = parts.backend.options["suffixes"] if parts.backend else (".onnx", ".plan", ".safetensors")
+    suffixes = parts.backend.options["suffixes"] if parts.backend else (".onnx", ".plan", ".xml", ".safetensors")
     names = [name for name in run.outputs() if name.startswith("model.") and Path(name).suffix in suffixes]
     if not names:
         raise ModelError(
             f"{run.path} has no model that can be opened ({', '.join(suffixes)}); it has: {', '.join(run.outputs())}"
         )
-    return [run.file(name) for name in sorted(names, key=_order)]
+    return [_verified(run.path / name) for name in sorted(names, key=_order)]
 
 
 def _verified(path: Path) -> Path:
-    """Check the hash of a file that stands in a finished run."""
+    """Check the hashes of a file that stands in a finished run and of what belongs to it."""
     if (path.parent / MANIFEST).is_file():
         run = Run.open(path.parent)
-        if path.name in run.outputs():
-            return run.file(path.name)
+        for file in (path, *_beside(path)):
+            if file.name in run.outputs():
+                run.file(file.name)
     return path
+
+
+def _beside(path: Path) -> list[Path]:
+    """Return the files that are opened together with a model: the weights of OpenVINO's graphs, a plan's description."""
+    return {".xml": [path.with_suffix(".bin")], ".plan": [path.with_name(f"{path.name}.json")]}.get(path.suffix, [])
 
 
 def _order(name: str) -> tuple[int, str]:

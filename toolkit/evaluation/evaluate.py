@@ -18,13 +18,14 @@ from toolkit.engines.base import Engine, ShowsKernels, predict_all
 from toolkit.engines.specs import EngineSpec, read_specs
 from toolkit.environment import describe_environment
 from toolkit.errors import ConfigError, DataError, nearest
+from toolkit.evaluation.costs import choose_costs
 from toolkit.evaluation.gates import Gate, bind_gates, parse_gates
 from toolkit.evaluation.inputs import EvalInputs, load_inputs
 from toolkit.evaluation.invariance import batch_invariance, narrowest
 from toolkit.evaluation.latency import Timing, measure_throughput
 from toolkit.evaluation.logits import load_saved_logits, logits_key, logits_name, save_logits
 from toolkit.evaluation.metrics import predictions
-from toolkit.evaluation.results import EngineRecord, InvarianceRecord, KernelsRecord, Results, SetRecord
+from toolkit.evaluation.results import CostsRecord, EngineRecord, InvarianceRecord, KernelsRecord, Results, SetRecord
 from toolkit.evaluation.samples import sample_arrays
 from toolkit.evaluation.scoring import CLEAN, Predictions
 from toolkit.evaluation.summary import AllLogits, complete
@@ -46,7 +47,7 @@ def evaluate(config: EvalConfig, out: Run) -> Results:
         DataError: When the sets were not made from the same images, or an engine takes others.
         ToolkitError: As opening runs and engines raises.
     """
-    gates = parse_gates(config.fail_under, config.max_drop)
+    gates = parse_gates(config.fail_under, config.max_drop, config.max_cost or ())
     specs = read_specs(config.engines)
     if not specs:
         raise ConfigError(
@@ -54,6 +55,7 @@ def evaluate(config: EvalConfig, out: Run) -> Results:
         )
     reference = _reference(config.reference, [spec.name for spec in specs])
     inputs = load_inputs(config.sets, data=config.data)
+    costs = _costs(config, inputs.clean.classes)
     with ExitStack() as stack:
         engines = {
             spec.name: stack.enter_context(spec.open(device=config.device, threads=config.threads)) for spec in specs
@@ -74,7 +76,7 @@ def evaluate(config: EvalConfig, out: Run) -> Results:
             for spec in specs
         )
     write_json(out.path / "throughput.json", {name: vars(timing) for name, timing in timings.items()})
-    about = _describe(inputs.clean, reference=reference, engines=records, sets=sets)
+    about = _describe(inputs.clean, reference=reference, engines=records, sets=sets, costs=costs)
     predicted = _predictions(logits, inputs)
     results = complete(about, logits, predicted, gates)
     write_npz(out.path / "samples.npz", sample_arrays(results, predicted, inputs, shown=config.gallery))
@@ -86,6 +88,14 @@ def _reference(asked: str | None, names: Sequence[str]) -> str:
     if asked is not None and asked not in names:
         raise ConfigError(f"unknown reference engine {asked!r}{nearest(asked, names)}; known: {', '.join(names)}")
     return asked or names[0]
+
+
+def _costs(config: EvalConfig, classes: Sequence[str]) -> CostsRecord | None:
+    """Return what mistakes cost; limits on it are refused where nothing says so."""
+    costs = choose_costs(file=config.costs, protect=config.protect, cost=config.cost, side=config.side, classes=classes)
+    if config.max_cost and costs is None:
+        raise ConfigError(f"--max-cost {config.max_cost[0]!r} needs costs: give --costs FILE or --protect CLASS")
+    return costs
 
 
 def _check_fit(name: str, engine: Engine, clean: LabelledImages) -> None:
@@ -162,7 +172,7 @@ def _engine_record(
         provider=info.provider,
         path=str(spec.path),
         sha256=info.sha256,
-        size=spec.path.stat().st_size,
+        size=spec.size,
         versions=dict(info.versions),
         note=info.note,
         options=dict(info.options),
@@ -181,7 +191,12 @@ def _predictions(logits: AllLogits, inputs: EvalInputs) -> Predictions:
 
 
 def _describe(
-    clean: LabelledImages, *, reference: str, engines: tuple[EngineRecord, ...], sets: tuple[SetRecord, ...]
+    clean: LabelledImages,
+    *,
+    reference: str,
+    engines: tuple[EngineRecord, ...],
+    sets: tuple[SetRecord, ...],
+    costs: CostsRecord | None,
 ) -> Results:
     """Return the results without what is computed from logits."""
     counts = np.bincount(clean.labels, minlength=clean.num_classes)
@@ -197,6 +212,7 @@ def _describe(
         data=data,
         classes=clean.classes,
         reference=reference,
+        costs=costs,
         engines=engines,
         sets=sets,
         cells=(),
