@@ -183,6 +183,8 @@ class AdversarialSet:
         pixels: "float" or "uint8".
         indicators: What the attack stage measured on the way, for instance the share of zero gradients.
         clipped: Whether the images stay in [0, 1]; False only where the attack reproduces a paper that did not clip.
+        access: What the attack needed of its source: "gradients", "queries", "data" or "none"; "" where not recorded.
+        source_sha256: The hash of each file that was attacked: a graph or a checkpoint's weights.
     """
 
     name: str
@@ -198,6 +200,8 @@ class AdversarialSet:
     pixels: str = "float"
     indicators: Mapping[str, float] = field(default_factory=dict)
     clipped: bool = True
+    access: str = ""
+    source_sha256: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_images(self.images if self.clipped else np.clip(self.images, 0, 1), what=self.name)
@@ -360,7 +364,7 @@ def save_adversarial_set(run: Run, adversaries: AdversarialSet) -> None:
         "name": adversaries.name, "attack": adversaries.attack, "norm": adversaries.norm, "eps": adversaries.eps,
         "source": adversaries.source, "params": dict(adversaries.params), "pixels": adversaries.pixels,
         "indicators": dict(adversaries.indicators), "classes": list(clean.classes), "data": clean.name, "split": clean.split,
-        "clipped": adversaries.clipped,
+        "clipped": adversaries.clipped, "access": adversaries.access, "source_sha256": list(adversaries.source_sha256),
     }  # fmt: skip
     with atomic(run.path / "set.json") as temporary:
         temporary.write_text(json.dumps(about, indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -392,5 +396,6 @@ def load_adversarial_set(run: Run) -> AdversarialSet:
         clean=clean,
         source_logits=attacked.get("logits"),
         source_clean_logits=original.get("logits"),
+        source_sha256=tuple(about.pop("source_sha256", ())),
         **about,
     )

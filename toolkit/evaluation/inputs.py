@@ -135,6 +135,8 @@ def _set_record(set_: AdversarialSet) -> SetRecord:
         count=len(set_.images),
         sha256=hash_images(set_.images),
         indicators=dict(set_.indicators),
+        access=set_.access,
+        source_sha256=set_.source_sha256,
     )
 
 

@@ -14,13 +14,17 @@ Beside it stands `samples.npz`, the same run image by image (N images, the same 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from pydantic import Field
 
 from toolkit.config import Strict
 
 SCHEMA_VERSION = 1
+
+#: What an attack knew of an engine: the gradients of its very file, answers of it, another model only, nothing (a control), or
+#: a set that does not say what it was made on.
+Threat: TypeAlias = Literal["white-box", "query", "transferred", "control", "unknown"]
 
 
 class RateRecord(Strict):
@@ -96,6 +100,8 @@ class SetRecord(Strict):
     count: int
     sha256: str
     indicators: dict[str, float]
+    access: str = Field("", description="what the attack needed of its source: gradients, queries, data, none")
+    source_sha256: tuple[str, ...] = Field((), description="hash of each file that was attacked")
 
 
 class ClassRecord(Strict):
@@ -120,6 +126,39 @@ class McNemarRecord(Strict):
     p_value: float
 
 
+class CostsRecord(Strict):
+    """What each mistake costs: rows are true classes, columns predictions. source: the file, or the protected class."""
+
+    source: str
+    matrix: tuple[tuple[float, ...], ...]
+
+
+class CostPairRecord(Strict):
+    """What one kind of mistake, class `true` taken for class `predicted`, adds up to over its images."""
+
+    true: int
+    predicted: int
+    count: int
+    total: float
+
+
+class CostRecord(Strict):
+    """Expected cost of one engine on one set: the mean over all images.
+
+    low, high: normal 95 % interval of the mean, null where all images cost the same. per_class: mean over the images of
+    each true class, null without images. pairs: the mistakes made, the dearest in all first; an image without a
+    prediction costs what the dearest mistake of its class does and is in no pair.
+    """
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    total: float
+    count: int
+    per_class: tuple[float | None, ...]
+    pairs: tuple[CostPairRecord, ...]
+
+
 class CellRecord(Strict):
     """One engine on one set.
 
@@ -127,7 +166,7 @@ class CellRecord(Strict):
     transfer: over the images on which the attack succeeded on the source and that this engine classifies rightly when
     clean, those it now gets wrong. transfer_ratio: success on the engine over success on the source, both on the images
     that both classify rightly when clean. agreement: same prediction as the reference engine.
-    confusion: rows are true classes, columns predictions.
+    confusion: rows are true classes, columns predictions. threat: see `Threat`; null in the clean cell.
     """
 
     engine: str
@@ -143,6 +182,8 @@ class CellRecord(Strict):
     worst_class: int | None
     per_class: tuple[ClassRecord, ...]
     confusion: tuple[tuple[int, ...], ...]
+    threat: Threat | None = None
+    cost: CostRecord | None = Field(None, description="where costs were given")
 
 
 class PairRecord(Strict):
@@ -153,6 +194,39 @@ class PairRecord(Strict):
     second: str
     agreement: RateRecord
     mcnemar: McNemarRecord
+
+
+class WorstRecord(Strict):
+    """One engine against all attacks of one norm and budget at once: an image counts where it is right in every set."""
+
+    engine: str
+    norm: str
+    eps: float
+    sets: tuple[str, ...]
+    accuracy: RateRecord
+
+
+class GapRecord(Strict):
+    """Two attacks of one norm and budget on one engine, image by image, which knew different things of it.
+
+    first knew less than second. difference: accuracy under the second minus accuracy under the first, as a fraction with its
+    95 % interval (low, high), negative where the second is stronger; p_value: exact McNemar, two-sided.
+    """
+
+    engine: str
+    precision: str
+    norm: str
+    eps: float
+    first: str
+    first_threat: Threat
+    second: str
+    second_threat: Threat
+    only_first_right: int
+    only_second_right: int
+    difference: float
+    low: float
+    high: float
+    p_value: float
 
 
 class GateRecord(Strict):
@@ -177,10 +251,13 @@ class Results(Strict):
     data: dict[str, Any] = Field(description="name, split, count, input_shape, class_counts")
     classes: tuple[str, ...]
     reference: str
+    costs: CostsRecord | None = Field(None, description="what mistakes cost, where that was given")
     engines: tuple[EngineRecord, ...]
     sets: tuple[SetRecord, ...]
     cells: tuple[CellRecord, ...]
     pairs: tuple[PairRecord, ...] = Field((), description="every two engines on every set")
+    worst: tuple[WorstRecord, ...] = Field((), description="per image over attacks, by engine, norm and budget")
+    gaps: tuple[GapRecord, ...] = Field((), description="what knowing more of an engine gained an attack")
     gates: tuple[GateRecord, ...]
     warnings: tuple[str, ...]
     environment: dict[str, str]

@@ -9,6 +9,7 @@ import numpy as np
 
 from toolkit.data.arrays import read_npz
 from toolkit.errors import RunError
+from toolkit.evaluation.gap import measured_gaps, with_threats, worst_cases
 from toolkit.evaluation.gates import Gate, bind_gates, judge, parse_gates
 from toolkit.evaluation.logits import logits_name
 from toolkit.evaluation.metrics import predictions
@@ -24,13 +25,17 @@ AllLogits = Mapping[tuple[str, str], Logits]
 def complete(about: Results, logits: AllLogits, predicted: Predictions, gates: Sequence[Gate]) -> Results:
     """Fill in what is computed from logits: cells, gates and warnings."""
     engines, sets = [engine.name for engine in about.engines], [set_.name for set_ in about.sets]
-    cells = score(predicted, engines=engines, sets=sets, reference=about.reference, classes=about.classes)
+    costs = None if about.costs is None else np.array(about.costs.matrix)
+    scored = score(predicted, engines=engines, sets=sets, reference=about.reference, classes=about.classes, costs=costs)
+    cells = with_threats(scored, about.engines, about.sets)
     warnings = [text for (engine, set_), values in logits.items() for text in check_logits(engine, set_, values)]
     warnings += [text for engine in about.engines for text in check_engine(engine)]
     warnings += check_results(cells, engines=engines, sets=about.sets)
     found = {
         "cells": cells,
         "pairs": pair_up(predicted, engines=engines, sets=sets),
+        "worst": worst_cases(predicted, engines=about.engines, sets=about.sets),
+        "gaps": measured_gaps(predicted, engines=about.engines, sets=about.sets),
         "gates": judge(gates, cells, reference=about.reference),
         "warnings": tuple(warnings),
     }
@@ -62,12 +67,12 @@ def recompute(run: Run) -> Results:
 
 def _gates_of(about: Results) -> tuple[Gate, ...]:
     """Read the gates back from their records."""
-    texts: dict[str, list[str]] = {"fail-under": [], "max-drop": []}
+    texts: dict[str, list[str]] = {"fail-under": [], "max-drop": [], "max-cost": []}
     for text in dict.fromkeys(gate.text for gate in about.gates):
         kind, _, rest = text.partition(" ")
         texts[kind].append(rest)
     return bind_gates(
-        parse_gates(texts["fail-under"], texts["max-drop"]),
+        parse_gates(texts["fail-under"], texts["max-drop"], texts["max-cost"]),
         engines={engine.name: engine.precision for engine in about.engines},
         reference=about.reference,
         sets=about.sets,

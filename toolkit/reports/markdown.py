@@ -23,6 +23,10 @@ def render_markdown(run: EvalRun) -> str:
     parts += ["## Every engine on every set", table(tables.accuracies(results))]
     if any(set_.kind == "adversarial" for set_ in results.sets):
         parts += ["## Weakest classes, each engine on its worst set", table(tables.weakest_classes(results))]
+    if results.worst:
+        parts += ["## The worst attack of a budget, image by image", table(tables.worst_cases(results))]
+    if results.gaps:
+        parts += ["## What knowing more of an engine gains", table(tables.gaps(results))]
     fence = "```"
     parts += ["## How to repeat it", f"{fence}sh\n{run.command}\n{fence}"]
     return "\n\n".join(parts) + "\n"

@@ -9,7 +9,15 @@ from pathlib import PurePath
 from typing import Literal, TypeAlias
 
 from toolkit.config import format_eps
-from toolkit.evaluation.results import CellRecord, ClassRecord, EngineRecord, RateRecord, Results, SetRecord
+from toolkit.evaluation.results import (
+    CellRecord,
+    ClassRecord,
+    EngineRecord,
+    RateRecord,
+    Results,
+    SetRecord,
+    WorstRecord,
+)
 from toolkit.reports import numbers, wording
 from toolkit.reports.content import adversarial_sets, clean_set, worst_cell
 
@@ -140,6 +148,48 @@ def agreement(results: Results) -> Table:
     return Table(columns=(_text("Set"), _text("Engine"), *map(Column, titles)), rows=tuple(rows), grouped=True)
 
 
+def worst_cases(results: Results) -> Table:
+    """Each engine under all attacks of one norm and budget at once, image by image, beside the strongest of them alone."""
+    titles = (Column("Right under every attack"), Column("Right under the strongest"), _text("Attacks"))
+    rows = [
+        (
+            Cell(f"{record.norm} {format_eps(record.eps)}"),
+            Cell(record.engine),
+            rate(record.accuracy),
+            rate(_strongest(results, record).accuracy),
+            Cell(", ".join(record.sets)),
+        )
+        for record in sorted(results.worst, key=lambda record: (record.norm, record.eps))
+    ]
+    return Table(columns=(_text("Budget"), _text("Engine"), *titles), rows=tuple(rows), grouped=True)
+
+
+def gaps(results: Results) -> Table:
+    """What knowing more of an engine gained an attack, engine by engine, paired image by image."""
+    titles = (
+        Column("Difference, points"),
+        Column("Only first right"),
+        Column("Only second right"),
+        Column("McNemar p"),
+    )
+    rows = [
+        (
+            Cell(record.engine, record.precision),
+            Cell(f"{record.norm} {format_eps(record.eps)}"),
+            Cell(record.first, record.first_threat),
+            Cell(record.second, record.second_threat),
+            Cell(numbers.points(100 * record.difference), wording.between(record)),
+            Cell(str(record.only_first_right)),
+            Cell(str(record.only_second_right)),
+            Cell(numbers.p_value(record.p_value)),
+            Cell(wording.gap(record)),
+        )
+        for record in results.gaps
+    ]
+    heads = ("Engine", "Budget", "Knows less", "Knows more")
+    return Table(columns=(*map(_text, heads), *titles, _text("Knowing more")), rows=tuple(rows), grouped=True)
+
+
 def classes(results: Results, set_: SetRecord) -> Table:
     """One adversarial set class by class, engine by engine."""
     titles = ("Clean accuracy", "Adversarial accuracy", "Relative difference", "Drop, points", "Images")
@@ -231,6 +281,10 @@ def rate(record: RateRecord | None) -> Cell:
 def budget(set_: SetRecord) -> str:
     """The budget of a set, as `linf 8/255`."""
     return "none" if set_.eps is None else f"{set_.norm or ''} {format_eps(set_.eps)}".strip()
+
+
+def _strongest(results: Results, record: WorstRecord) -> CellRecord:
+    return min((results.cell(record.engine, name) for name in record.sets), key=lambda cell: cell.accuracy.hits)
 
 
 def _counted(record: RateRecord | None) -> Cell:

@@ -22,6 +22,10 @@ def print_results(results: Results, *, file: IO[str] | None = None) -> None:
     file = file or sys.stderr
     shown = visible_results(results)
     print_table(tables.accuracies(shown), title=f"{shown.data['name']}, {shown.data['split']}", file=file)
+    if shown.worst:
+        print_table(tables.worst_cases(shown), title="The worst attack of a budget, image by image", file=file)
+    if shown.gaps:
+        print_table(tables.gaps(shown), title="What knowing more of an engine gains", file=file)
     if shown.gates:
         print_table(tables.gates(shown), title="Limits", file=file)
     for warning in shown.warnings:

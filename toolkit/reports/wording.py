@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from toolkit.evaluation.results import GateRecord, Results
+from toolkit.evaluation.results import GapRecord, GateRecord, Results
 from toolkit.reports import numbers
+
+_LEVEL = 0.05
 
 #: Each measure once, in the order in which the report uses them.
 DEFINITIONS: tuple[tuple[str, str], ...] = (
@@ -44,6 +46,16 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
         "one of the two gets right would be, if both were equally good. Not corrected for the number of comparisons.",
     ),
     (
+        "Right under every attack",
+        "Share of the images that an engine classifies rightly in every set of one norm and budget: the worst attack is chosen image by "
+        "image, so it is never more than what the strongest single attack leaves.",
+    ),
+    (
+        "White-box, query, transferred",
+        "What an attack knew of an engine, by recorded hashes: the gradients of the very file that runs, answers of it, or another model only. "
+        "Robustness against transferred sets is an upper bound.",
+    ),
+    (
         "Throughput",
         "Images classified in a second at the batch size given: the median over repeats, with 5th and 95th percentile.",
     ),
@@ -82,6 +94,18 @@ def scope(results: Results) -> str:
         f"{results.data['count']} images of {len(results.classes)} classes, {_count(engines, 'engine')}, "
         f"{_count(sets, 'adversarial set')}. Engines are compared with {results.reference}."
     )
+
+
+def gap(record: GapRecord) -> str:
+    """Say whether the attack that knows more does more, at the 5 % level."""
+    if record.p_value >= _LEVEL:
+        return "makes no difference that these images show"
+    return "is stronger" if record.difference < 0 else "is weaker: gradients may be masked"
+
+
+def between(record: GapRecord) -> str:
+    """Write the 95 % interval of a gap in points."""
+    return f"{numbers.points(100 * record.low)} to {numbers.points(100 * record.high)}"
 
 
 def _is_drop(gate: GateRecord) -> bool:
