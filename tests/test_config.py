@@ -14,7 +14,8 @@ from toolkit.errors import ConfigError
 
 
 @pytest.mark.parametrize(
-    "text, value", [("8/255", 8 / 255), ("0.03", 0.03), ("1e-4", 1e-4), (" 4 / 255 ", 4 / 255), (2, 2.0)]
+    "text, value",
+    [("8/255", 8 / 255), ("0.5/255", 0.5 / 255), ("0.03", 0.03), ("1e-4", 1e-4), (" 4 / 255 ", 4 / 255), (2, 2.0)],
 )
 def test_a_number_may_be_a_fraction(text: str, value: float) -> None:
     assert parse_number(text) == pytest.approx(value, rel=1e-15)

@@ -21,7 +21,7 @@ C = TypeVar("C", bound="Strict")
 
 
 def parse_number(text: str | float) -> float:
-    """Read a number that may be written as a fraction: `8/255`, `0.03`, `1e-4`. Nothing is evaluated.
+    """Read a number that may be written as a fraction: `8/255`, `0.5/255`, `0.03`, `1e-4`. Nothing is evaluated.
 
     Raises:
         ConfigError: When it is neither a number nor a fraction.
@@ -29,7 +29,8 @@ def parse_number(text: str | float) -> float:
     if isinstance(text, (int, float)):
         return float(text)
     try:
-        return float(Fraction(text.strip().replace(" ", "")))
+        numerator, slash, denominator = text.replace(" ", "").partition("/")
+        return float(Fraction(numerator) / Fraction(denominator if slash else 1))
     except (ValueError, ZeroDivisionError) as error:
         raise ConfigError(f"{text!r} is not a number; expected one such as 8/255 or 0.03") from error
 
@@ -60,6 +61,13 @@ def format_eps(eps: float) -> str:
 
 
 Number = Annotated[float, BeforeValidator(parse_number)]
+
+
+def split_at_commas(value: Any) -> Any:
+    """Split `3,32,32`, alone or as the only item of a list, which is how the command line gives it."""
+    if isinstance(value, (tuple, list)) and len(value) == 1 and isinstance(value[0], str):
+        value = value[0]
+    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
 
 
 class Strict(BaseModel):
@@ -104,13 +112,13 @@ class TrainConfig(Strict):
     threads: int | None = Field(None, ge=1, description="processor threads (default: all cores)")
     seed: int = Field(0, description="seed of the weights, the order and the augmentation")
     start_from: str | None = Field(None, description="a train run whose weights and normalisation training starts from")
+    poison: str | None = Field(None, description="poison run whose images stand in for the training images")
+    squeeze: str | None = Field(None, description="what training images go through first: grey, jpeg=10, bits=3, blur=1")
 
     def inputs(self) -> dict[str, Path]:
         """Return what a run is made from beside its data set: role to run folder or file."""
         named = {"start": self.start_from, "poison": self.poison, "costs": self.objective_params.get("costs")}
         return {role: Path(path) for role, path in named.items() if path is not None}
-    poison: str | None = Field(None, description="poison run whose images stand in for the training images")
-    squeeze: str | None = Field(None, description="what training images go through first: grey, jpeg=10, bits=3, blur=1")
 
 
 class PoisonConfig(Strict):
@@ -138,6 +146,10 @@ class PoisonConfig(Strict):
     threads: int | None = Field(None, ge=1, description="processor threads (default: all cores)")
     seed: int = Field(0, ge=0, description="seed of the generator, the victims and their order")
 
+    def inputs(self) -> dict[str, Path]:
+        """Return what a run is made from beside its data set: role to run folder or file."""
+        return {} if self.reuse is None else {"generator": Path(self.reuse)}
+
 
 class ImportConfig(Strict):
     """`cli.py import`: a network and weights of the user's own, as a train run."""
@@ -150,12 +162,7 @@ class ImportConfig(Strict):
     input_shape: tuple[int, int, int] | None = Field(None, description="C,H,W, checked against the data")
     classes: tuple[str, ...] = Field((), description="class names in the network's order (default: the data set's)")
 
-    @field_validator("mean", "std", "input_shape", "classes", mode="before")
-    @classmethod
-    def _split_at_commas(cls, value: Any) -> Any:
-        if isinstance(value, (tuple, list)) and len(value) == 1 and isinstance(value[0], str):
-            value = value[0]
-        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+    _split = field_validator("mean", "std", "input_shape", "classes", mode="before")(split_at_commas)
 
 
 class AttackConfig(Strict):
@@ -206,6 +213,33 @@ class ExportConfig(Strict):
     parity: ParityLimits = ParityLimits()
     parity_limit: int = Field(1000, ge=1, description="labelled images that the parity gate uses")
     batch_size: int = Field(256, ge=1, description="images a step")
+
+
+class BuildConfig(Strict):
+    """`cli.py export --from`: graphs to what a device opens, on the device and without torch; foreign ones to our form."""
+
+    source: str = Field(description="instead of --model: an ONNX graph, or an export run for all its graphs")
+    target: Literal["onnx", "openvino", "tensorrt"] = Field(
+        "onnx", description="what to write; onnx brings a graph to images (N, C, H, W) in [0, 1]"
+    )
+    layout: Literal["nchw", "nhwc", "flat"] | None = Field(None, description="axes of the graph's input")
+    input_range: Number | None = Field(None, gt=0, description="what white is to the graph: 1 or 255")
+    mean: tuple[float, ...] = Field((), description="subtracted from each channel, in the graph's range")
+    std: tuple[float, ...] = Field((), description="each channel is then divided by it")
+    input_shape: tuple[int, int, int] | None = Field(
+        None, description="C,H,W, where the graph does not say"
+    )
+    batch_range: tuple[int, int, int] | None = Field(
+        None, description="TensorRT: smallest, usual and largest batch (default: 1,32,256)"
+    )
+    workspace_mib: int | None = Field(None, ge=1, description="TensorRT: scratch memory of a layer (default: 1024)")
+    optimization_level: int | None = Field(
+        None, ge=0, le=5, description="TensorRT: 0 builds quickly, 5 runs quickly (default: 3)"
+    )
+    timing_cache: str | None = Field(None, description="TensorRT: file with measured kernel times, read and written")
+    locked: bool | None = Field(None, description="TensorRT: fail where the timing cache lacks a time")
+
+    _split = field_validator("mean", "std", "input_shape", "batch_range", mode="before")(split_at_commas)
 
 
 class EvalConfig(Strict):
@@ -277,17 +311,26 @@ def build_config(
         ConfigError: For an unreadable file, an unknown key (the nearest one is named) or a value out of range.
     """
     values: dict[str, Any] = _read_json(file) if file else {}
-    for text in sets:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {text!r} has no '='; expected KEY=VALUE such as data.name=digits")
-        _assign(values, key.strip().split("."), _literal(value))
+    for key, value in parse_assignments(sets).items():
+        _assign(values, key.split("."), _literal(value))
     for key, value in (options or {}).items():
         _assign(values, key.split("."), value)
     try:
         return kind.model_validate(values)
     except ValidationError as error:
         raise ConfigError(_first_problem(kind, error)) from error
+
+
+def parse_assignments(sets: Sequence[str]) -> dict[str, str]:
+    """Read what stands behind `--set`, key to text.
+
+    Raises:
+        ConfigError: For one without `=`.
+    """
+    for text in sets:
+        if "=" not in text:
+            raise ConfigError(f"--set {text!r} has no '='; expected KEY=VALUE such as data.name=digits")
+    return {key.strip(): value for key, _, value in (text.partition("=") for text in sets)}
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -331,6 +374,6 @@ def _first_problem(kind: type[BaseModel], error: ValidationError) -> str:
 
 
 __all__ = [
-    "AttackConfig", "BenchAttacksConfig", "BenchConfig", "DataConfig", "EvalConfig", "ExportConfig", "ImportConfig", "Norm", "Number", "ParityLimits", "PoisonConfig", "Strict", "TrainConfig",
-    "build_config", "check_eps", "format_eps", "parse_number",
+    "AttackConfig", "BenchAttacksConfig", "BenchConfig", "BuildConfig", "DataConfig", "EvalConfig", "ExportConfig", "ImportConfig", "Norm", "Number", "ParityLimits", "PoisonConfig", "Strict", "TrainConfig",
+    "build_config", "check_eps", "format_eps", "parse_assignments", "parse_number",
 ]  # fmt: skip
