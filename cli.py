@@ -8,8 +8,9 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -17,18 +18,34 @@ from toolkit import __version__
 from toolkit.config import (
     AttackConfig,
     BenchConfig,
+    BuildConfig,
     EvalConfig,
     ExportConfig,
+    FalsifyConfig,
     ImportConfig,
+    PoisonConfig,
     Strict,
     TrainConfig,
     build_config,
     format_eps,
+    parse_assignments,
 )
+from toolkit.environment import usable_cores
 from toolkit.errors import ConfigError, ToolkitError
-from toolkit.options import PluginGroup, config_options, given_params, introduction, plugin_options, read_config
+from toolkit.options import (
+    PluginGroup,
+    config_options,
+    field_options,
+    given_options,
+    given_params,
+    introduction,
+    plugin_options,
+    read_config,
+)
 from toolkit.registry import FOLDERS, Entry, entries
 from toolkit.runs import Run
+
+R = TypeVar("R")
 
 RUN_OPTIONS = [
     click.Option(
@@ -62,14 +79,18 @@ def start_run(config: Strict, *, kind: str, name: str, inputs: Mapping[str, Path
 
 
 def carry_out(stage: Callable[[], object], outs: Sequence[Run]) -> None:
-    """Run a stage unless all its folders are finished, and say what an interruption leaves."""
+    """Run a stage unless all its folders are finished."""
     for out in outs:
         if out.done:
             click.echo(f"already done: {out.path}", err=True)
-    if all(out.done for out in outs):
-        return
+    if not all(out.done for out in outs):
+        interruptible(stage, outs)
+
+
+def interruptible(stage: Callable[[], R], outs: Sequence[Run]) -> R:
+    """Run a stage, and say what an interruption leaves."""
     try:
-        stage()
+        return stage()
     except KeyboardInterrupt:
         saved = ", ".join(str(out.path) for out in outs)
         click.echo(f"interrupted; what was saved is in {saved}, and the same command continues it", err=True)
@@ -81,7 +102,15 @@ def train_run(config: TrainConfig, values: Mapping[str, Any]) -> Run:
     from toolkit.training.loop import train
 
     name = f"{slug(config.data.name)}-{config.model}"
-    return run_stage(config, train, kind="train", name=name, inputs={}, values=values)
+    return run_stage(config, train, kind="train", name=name, inputs=config.inputs(), values=values)
+
+
+def poison_run(config: PoisonConfig, values: Mapping[str, Any]) -> Run:
+    """Make training images that confuse whoever trains on them."""
+    from toolkit.poisoning.base import poison
+
+    name = f"{slug(config.data.name)}-{config.method}-{slug(format_eps(config.eps))}"
+    return run_stage(config, poison, kind="poison", name=name, inputs=config.inputs(), values=values)
 
 
 def import_run(config: ImportConfig, values: Mapping[str, Any]) -> Run:
@@ -111,6 +140,33 @@ def attack_runs(configs: Sequence[AttackConfig], values: Mapping[str, Any]) -> l
     return outs
 
 
+def falsify_run(config: FalsifyConfig, values: Mapping[str, Any]) -> Run:
+    """Look for counterexamples to properties of graphs."""
+    from toolkit.attacks.properties.instances import answer_instances, read_instances
+
+    found = read_instances(config)
+    files = {path for instance in found for path in (instance.graph, instance.vnnlib)}
+    inputs = {path.name if len(found) == 1 else str(path): path for path in sorted(files)}
+    if config.instances:
+        inputs["instances"] = Path(config.instances)
+    name = slug(Path(config.instances or found[0].vnnlib).name)
+    return run_stage(config, answer_instances, kind="falsify", name=name, inputs=inputs, values=values)
+
+
+def show_answers(out: Run, values: Mapping[str, Any], *, single: bool) -> None:
+    """Print the answer to one property in VNN-COMP's format, or the run folder of many."""
+    from toolkit.attacks.properties.instances import format_answer, read_answers
+
+    records, counterexamples = read_answers(out)
+    if values.get("as_json"):
+        emit(out, values, answers=[record.model_dump() for record in records])
+    elif single:
+        click.echo(counterexamples.get(0) or format_answer(records[0].verdict), nl=False)
+        click.echo(f"run: {out.path}", err=True)
+    else:
+        emit(out, values)
+
+
 def export_run(config: ExportConfig, values: Mapping[str, Any]) -> Run:
     """Write the graphs of a checkpoint, each past its parity gate."""
     from toolkit.deployment import export_model
@@ -123,6 +179,17 @@ def export_run(config: ExportConfig, values: Mapping[str, Any]) -> Run:
         inputs={"model": Path(config.model)},
         values=values,
     )
+
+
+def build_run(config: BuildConfig, values: Mapping[str, Any]) -> Run:
+    """Turn graphs into what a device opens."""
+    from toolkit.building import build_graphs
+
+    inputs = {"source": Path(config.source)}
+    if config.locked and config.timing_cache:
+        inputs["timing cache"] = Path(config.timing_cache)
+    name = f"{slug(Path(config.source).name)}-{config.target}"
+    return run_stage(config, build_graphs, kind="export", name=name, inputs=inputs, values=values)
 
 
 def eval_run(config: EvalConfig, values: Mapping[str, Any]) -> Run:
@@ -138,6 +205,8 @@ def eval_run(config: EvalConfig, values: Mapping[str, Any]) -> Run:
 
     inputs = {f"engine {n}": spec_path(text) for n, text in enumerate(config.engines)}
     inputs |= {f"adversaries {n}": Path(path) for n, path in enumerate(config.sets)}
+    inputs |= {"bundle": values["bundle"]} if values.get("bundle") else {}
+    inputs |= {"costs": Path(config.costs)} if config.costs else {}
     return run_stage(
         config, stage, kind="eval", name=slug(config.sets[0] if config.sets else "clean"), inputs=inputs, values=values
     )
@@ -198,6 +267,12 @@ def train(**values: Any) -> None:
     emit(train_run(read_config(TrainConfig, values), values), values)
 
 
+@cli.command(params=[*config_options(PoisonConfig), *RUN_OPTIONS])
+def poison(**values: Any) -> None:
+    """Make poisoned training images; `train --poison RUN` trains on them."""
+    emit(poison_run(read_config(PoisonConfig, values), values), values)
+
+
 @cli.command(name="import", params=[*config_options(ImportConfig), *RUN_OPTIONS])
 def import_(**values: Any) -> None:
     """Take a network and weights of your own; the run folder is like that of `train`, for attack, export and eval."""
@@ -230,21 +305,101 @@ def attack_command(entry: Entry) -> click.Command:
     )
 
 
-@cli.group(cls=PluginGroup, plugins="attack", make=attack_command)
-def attack() -> None:
-    """Craft adversaries of a source model: `attack NAME --model RUN --eps 8/255`."""
+@cli.group(
+    cls=PluginGroup,
+    plugins="attack",
+    make=attack_command,
+    invoke_without_command=True,
+    no_args_is_help=True,
+    params=[*config_options(FalsifyConfig), *RUN_OPTIONS],
+)
+@click.pass_context
+def attack(ctx: click.Context, **values: Any) -> None:
+    """Craft adversaries of a source model: `attack NAME --model RUN --eps 8/255`.
+
+    Without a NAME, look for a counterexample to a VNN-LIB property: `attack --vnnlib FILE --graph FILE.onnx` answers sat, with
+    the counterexample, or unknown. The options below are for this; those of an attack stand behind its NAME.
+    """
+    if ctx.invoked_subcommand is None:
+        config = read_config(FalsifyConfig, values)
+        show_answers(falsify_run(config, values), values, single=config.instances is None)
+    elif any(value not in (None, (), False) for value in values.values()):
+        raise ConfigError(f"options before {ctx.invoked_subcommand!r} belong to --vnnlib; give those of an attack behind its name")
 
 
-@cli.command(params=[*config_options(ExportConfig), *RUN_OPTIONS])
+@cli.command(
+    params=[
+        *config_options(ExportConfig),
+        *field_options(BuildConfig, when="with --from: "),
+        click.Option(["--bundle"], type=click.Path(path_type=Path), help="zip to pack it all into, for a device's eval"),
+        *field_options(EvalConfig, hidden=set(EvalConfig.model_fields) - PACKED, when="with --bundle: "),
+        *RUN_OPTIONS,
+    ]
+)
 def export(**values: Any) -> None:
-    """Export a checkpoint to ONNX: FP32, FP16 and INT8 graphs, each past a parity gate on labelled images."""
-    emit(export_run(read_config(ExportConfig, values), values), values)
+    """Export a checkpoint to ONNX: FP32, FP16 and INT8 graphs, each past a parity gate on labelled images.
+
+    With --from, bring a graph to what a device opens, on that device and without PyTorch: --target tensorrt or openvino; a
+    graph that takes other images (--layout, --range, --mean, --std) is first brought to float32 NCHW in [0, 1].
+    """
+    bundle, packed = values.pop("bundle"), {key: values.pop(f"config_{key}") for key in PACKED}
+    if not bundle and any(packed.values()):
+        raise ConfigError("adversaries and limits are packed for a device's eval; add --bundle FILE.zip")
+    out = exported(values, pack_only=bool(bundle))
+    if bundle:
+        from toolkit.bundle import write_bundle
+
+        sets = [Path(path) for path in packed.pop("sets")]
+        write_bundle(bundle, models=[out.path], sets=sets, config=build_config(EvalConfig, options=packed))
+        click.echo(f"bundle: {bundle}, {bundle.stat().st_size / 1e6:.1f} MB", err=True)
+    emit(out, values, **({"bundle": str(bundle)} if bundle else {}))
 
 
-@cli.command(name="eval", params=[*config_options(EvalConfig), *RUN_OPTIONS])
+PACKED = {"sets", "reference", "fail_under", "max_drop"}  # of an evaluation, what a bundle takes from the command line
+
+
+def exported(values: dict[str, Any], *, pack_only: bool) -> Run:
+    """Export a checkpoint, or turn a graph into another form; an export run that is only to be packed is left as it is."""
+    built, export_only = given_options(BuildConfig, values), given_options(ExportConfig, values)
+    if built and export_only:
+        raise ConfigError(f"{built[0]} is for a graph and {export_only[0]} for a checkpoint; give one of the two")
+    if not built:
+        return export_run(read_config(ExportConfig, values), values)
+    config = read_config(BuildConfig, values)
+    if pack_only and built == ["--from"] and Path(config.source).is_dir():
+        return Run.open(config.source, kind="export")
+    return build_run(config, values)
+
+
+@cli.command(
+    name="eval",
+    params=[
+        *config_options(EvalConfig),
+        click.Option(["--bundle"], type=click.Path(path_type=Path), help="what export --bundle has packed; needs no more"),
+        click.Option(["--backend", "backends"], multiple=True, help="with --bundle: what opens its graphs, as openvino"),
+        click.Option(["--build"], is_flag=True, help="with --bundle: build TensorRT plans of its graphs here and use them"),
+        *RUN_OPTIONS,
+    ],
+)
 def eval_(**values: Any) -> None:
     """Measure engines on the clean images and on adversarial sets; exit status 1 when a gate fails."""
-    finish_eval(eval_run(read_config(EvalConfig, values), values), values)
+    backends, build = values.pop("backends"), values.pop("build")
+    if not values["bundle"] and (backends or build):
+        raise ConfigError("--backend and --build are for the graphs of a bundle; add --bundle FILE.zip")
+    base = bundled(values["bundle"], backends=backends, build=build) if values["bundle"] else {}
+    finish_eval(eval_run(read_config(EvalConfig, values, base=base), values), values)
+
+
+def bundled(bundle: Path, *, backends: Sequence[str], build: bool) -> dict[str, Any]:
+    """Unpack a bundle and return its evaluation, of plans built here where that is asked for."""
+    from toolkit.evaluation.bundled import unpack_bundle
+
+    config = unpack_bundle(bundle, backends=backends).model_dump()
+    if build:
+        folders = dict.fromkeys(config["engines"])
+        plans = [build_run(BuildConfig(source=folder, target="tensorrt"), {}) for folder in folders]
+        config |= {"engines": tuple(str(run.path) for run in plans), "device": "cuda"}
+    return config
 
 
 @cli.group()
@@ -282,6 +437,53 @@ def demo(**values: Any) -> None:
 
 
 DEMO_TRAIN = {"data.name": "digits", "model": "small-cnn", "epochs": 8, "batch_size": 32, "lr": 0.05}
+
+
+def study_command(entry: Entry) -> click.Command:
+    """Make the command of one study: its own parameters first, then how it is run."""
+
+    def run(**values: Any) -> None:
+        from toolkit.studies.base import run_study, study_params
+
+        given = {**parse_assignments(values.pop("overrides")), **given_params(entry, values)}
+        if values["chosen_seeds"]:
+            given["seeds"] = values["chosen_seeds"]
+        params = study_params(entry, preset=values["preset"], given=given)
+        config = {"study": entry.name, "params": params}
+        place = {"out": values["out"], "fresh": values["fresh"]}
+        with Run.start("study", entry.name, config=config, **place) as out:
+            study = partial(
+                run_study, entry, params, out=out, processes=values["processes"], document=values["document"]
+            )
+            results = interruptible(study, [out])
+        click.echo(f"report: {out.path / 'report.html'}", err=True)
+        emit(out, values, verdicts=[verdict.model_dump() for verdict in results.verdicts])
+
+    return click.Command(
+        entry.name,
+        params=[*plugin_options(entry), *STUDY_OPTIONS, *RUN_OPTIONS],
+        callback=run,
+        help=introduction(entry.help),
+        short_help=entry.summary,
+    )
+
+
+STUDY_OPTIONS = [
+    click.Option(
+        ["--preset"], default="small", show_default=True, help="smoke, small, paper, or another of the study's"
+    ),
+    click.Option(["--seed", "chosen_seeds"], type=int, multiple=True, help="seed of the trainings; repeatable"),
+    click.Option(["--set", "overrides"], multiple=True, metavar="KEY=VALUE", help="set any parameter of the study"),
+    click.Option(["--processes"], type=click.IntRange(1), default=min(usable_cores(), 4), help="jobs at a time"),
+    click.Option(
+        ["--document"], type=click.Path(path_type=Path), help="write the Markdown here too, figures beside it"
+    ),
+]
+
+
+@cli.group(cls=PluginGroup, plugins="study", make=study_command)
+def study() -> None:
+    """Run a study: its trainings and attacks as resumable jobs, then verdicts on its claims."""
 
 
 @cli.command()

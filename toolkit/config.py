@@ -185,6 +185,19 @@ class AttackConfig(Strict):
     seed: int = Field(0, ge=0, description="seed of the attack's draws")
 
 
+class FalsifyConfig(Strict):
+    """`cli.py attack --vnnlib`: counterexamples to properties of graphs, in the graphs' own units."""
+
+    vnnlib: str | None = Field(None, description="VNN-LIB property, plain or .gz; with --graph")
+    graph: str | None = Field(None, description="ONNX file that the property is about, its input of any shape and range")
+    instances: str | None = Field(None, description="CSV of many: graph,property,seconds a row, as in VNN-COMP")
+    timeout: Number | None = Field(None, gt=0, description="seconds for each property (default: the CSV's, else 20)")
+    rounds: int | None = Field(None, ge=1, description="most rounds of a search (default: as the time allows)")
+    points: int = Field(64, ge=2, description="points of the box that are moved at once")
+    threads: int | None = Field(None, ge=1, description="ONNX Runtime's threads (default: all cores)")
+    seed: int = Field(0, ge=0, description="seed of the search")
+
+
 class ParityLimits(Strict):
     """How far an exported graph may be from its source, on labelled images; outside is an error."""
 
@@ -303,14 +316,19 @@ class BenchAttacksConfig(Strict):
 
 
 def build_config(
-    kind: type[C], *, file: Path | None = None, sets: Sequence[str] = (), options: Mapping[str, Any] | None = None
+    kind: type[C],
+    *,
+    file: Path | None = None,
+    sets: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+    base: Mapping[str, Any] | None = None,
 ) -> C:
-    """Build a configuration from a JSON file, then `a.b=c` assignments, then options, later ones winning.
+    """Build a configuration from `base`, then a JSON file, then `a.b=c` assignments, then options, later ones winning.
 
     Raises:
         ConfigError: For an unreadable file, an unknown key (the nearest one is named) or a value out of range.
     """
-    values: dict[str, Any] = _read_json(file) if file else {}
+    values: dict[str, Any] = {**(base or {}), **(_read_json(file) if file else {})}
     for key, value in parse_assignments(sets).items():
         _assign(values, key.split("."), _literal(value))
     for key, value in (options or {}).items():
@@ -374,6 +392,6 @@ def _first_problem(kind: type[BaseModel], error: ValidationError) -> str:
 
 
 __all__ = [
-    "AttackConfig", "BenchAttacksConfig", "BenchConfig", "BuildConfig", "DataConfig", "EvalConfig", "ExportConfig", "ImportConfig", "Norm", "Number", "ParityLimits", "PoisonConfig", "Strict", "TrainConfig",
+    "AttackConfig", "BenchAttacksConfig", "BenchConfig", "BuildConfig", "DataConfig", "EvalConfig", "ExportConfig", "FalsifyConfig", "ImportConfig", "Norm", "Number", "ParityLimits", "PoisonConfig", "Strict", "TrainConfig",
     "build_config", "check_eps", "format_eps", "parse_assignments", "parse_number",
 ]  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,9 +19,11 @@ from toolkit.attacks.base import Draws
 from toolkit.config import TrainConfig
 from toolkit.data.arrays import write_npz
 from toolkit.data.base import LabelledImages, Splits, load_splits
+from toolkit.data.poison import load_poison, poison_splits
+from toolkit.data.squeeze import squeeze
 from toolkit.errors import ConfigError, DataError, ModelError
 from toolkit.evaluation.metrics import Rate, per_class_accuracy
-from toolkit.models.base import Classifier, build_classifier, save_classifier, torch_device
+from toolkit.models.base import Classifier, build_classifier, load_classifier, save_classifier, torch_device
 from toolkit.progress import Advance, progress
 from toolkit.registry import entries
 from toolkit.runs import Run, write_json
@@ -67,7 +69,7 @@ def train(config: TrainConfig, out: Run) -> None:
     """
     splits = _load_splits(config)
     device = torch_device(config.device)
-    with _torch_settings(config, device):
+    with torch_settings(config.threads, device):
         state, material = _start(config, splits, device=device)
         saved = out.path / _STATE / "epoch.safetensors"
         if saved.exists():
@@ -84,6 +86,10 @@ def _load_splits(config: TrainConfig) -> Splits:
     splits = load_splits(config.data)
     if not len(splits.train):
         raise DataError(f"data set {config.data.name!r} has no training images; it can be attacked and evaluated only")
+    if config.poison is not None:
+        splits = poison_splits(splits, load_poison(Run.open(config.poison, kind="poison")))
+    if config.squeeze is not None:
+        splits = replace(splits, train=squeeze(splits.train, how=config.squeeze))
     if config.patience is not None and not len(splits.validation):
         raise ConfigError("patience needs validation images to watch; set data.validation above 0, or drop patience")
     return splits
@@ -91,9 +97,8 @@ def _load_splits(config: TrainConfig) -> Splits:
 
 def _start(config: TrainConfig, splits: Splits, *, device: torch.device) -> tuple[TrainingState, _Material]:
     train = splits.train
-    mean, std = _normalization(config.model, train)
     torch.manual_seed(config.seed)
-    model = build_classifier(config.model, input_shape=train.input_shape, classes=train.classes, mean=mean, std=std)
+    model = _fresh(config.model, train) if config.start_from is None else _continued(config, train)
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     material = _Material(
         images=torch.from_numpy(train.images).to(device),
@@ -105,6 +110,7 @@ def _start(config: TrainConfig, splits: Splits, *, device: torch.device) -> tupl
         images=material.images,
         labels=material.labels,
         num_classes=train.num_classes,
+        classes=train.classes,
         batch_size=config.batch_size,
         epochs=config.epochs,
         seed=config.seed,
@@ -113,7 +119,23 @@ def _start(config: TrainConfig, splits: Splits, *, device: torch.device) -> tupl
     return TrainingState(model, build_optimizer(model, config), objective), material
 
 
-def _normalization(model: str, train: LabelledImages) -> tuple[list[float], list[float]]:
+def _fresh(model: str, train: LabelledImages) -> Classifier:
+    mean, std = normalization(model, train)
+    return build_classifier(model, input_shape=train.input_shape, classes=train.classes, mean=mean, std=std)
+
+
+def _continued(config: TrainConfig, train: LabelledImages) -> Classifier:
+    """Take network and normalisation from another run, which must be of the same network, images and classes."""
+    run = Run.open(str(config.start_from), kind="train")
+    model = load_classifier(run.file(CHECKPOINT)).requires_grad_(True).train()
+    theirs, mine = (model.name, model.input_shape, model.classes), (config.model, train.input_shape, train.classes)
+    if theirs != mine:
+        said = [f"{name} for images {shape} of {', '.join(classes[:3])}, ..." for name, shape, classes in (theirs, mine)]
+        raise ModelError(f"{run.path} holds {said[0]}; expected {said[1]}; start from a run like this one")
+    return model
+
+
+def normalization(model: str, train: LabelledImages) -> tuple[list[float], list[float]]:
     """Return mean and standard deviation of each channel of the training images, or 0 and 1 where the network has none."""
     channels = train.input_shape[0]
     entry = entries("model").get(model)
@@ -129,15 +151,15 @@ def _normalization(model: str, train: LabelledImages) -> tuple[list[float], list
 
 
 @contextlib.contextmanager
-def _torch_settings(config: TrainConfig, device: torch.device) -> Iterator[None]:
-    """Set threads, determinism and the default generator, and put them back."""
+def torch_settings(count: int | None, device: torch.device) -> Iterator[None]:
+    """Set threads (None: as they are), determinism and the default generator, and put them back."""
     threads = torch.get_num_threads()
     cuda = [device] if device.type == "cuda" else []
     with (
         torch.random.fork_rng(devices=cuda),
         torch.backends.cudnn.flags(enabled=True, deterministic=True, benchmark=False),
     ):
-        torch.set_num_threads(config.threads or threads)
+        torch.set_num_threads(count or threads)
         try:
             yield
         finally:

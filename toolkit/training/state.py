@@ -85,7 +85,7 @@ class TrainingState:
         if loss is not None and loss < self.best_loss - config.min_delta:
             self.best_epoch, self.best_loss = epoch.epoch, loss
             if config.patience is not None:
-                self.best_weights = _copies(self.model.network.state_dict())
+                self.best_weights = copies(self.model.network.state_dict())
 
     def finished(self, config: TrainConfig) -> bool:
         """Whether the last epoch has been run, or patience is at its end."""
@@ -107,15 +107,15 @@ def build_optimizer(model: Classifier, config: TrainConfig) -> torch.optim.Optim
 def save_state(path: Path, state: TrainingState) -> None:
     """Write the state atomically."""
     tensors = {
-        **_prefixed("network", state.model.network.state_dict()),
-        **_prefixed("objective", state.objective.state_dict()),
-        **_prefixed("best", state.best_weights),
-        **_prefixed("optimizer", _optimizer_tensors(state.optimizer)),
+        **prefixed("network", state.model.network.state_dict()),
+        **prefixed("objective", state.objective.state_dict()),
+        **prefixed("best", state.best_weights),
+        **prefixed("optimizer", optimizer_tensors(state.optimizer)),
     }
     best_loss = state.best_loss if state.best_epoch else None
     rest = _Rest(history=tuple(state.history), best_epoch=state.best_epoch, best_loss=best_loss)
     with atomic(path) as temporary:
-        save_file(_copies(tensors), temporary, metadata={_METADATA: rest.model_dump_json()})
+        save_file(copies(tensors), temporary, metadata={_METADATA: rest.model_dump_json()})
 
 
 def load_state(path: Path, state: TrainingState) -> None:
@@ -128,19 +128,20 @@ def load_state(path: Path, state: TrainingState) -> None:
         with safe_open(path, framework="pt") as file:
             rest = _Rest.model_validate_json((file.metadata() or {})[_METADATA])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (it is no mapping)
-        state.model.network.load_state_dict(_part("network", tensors))
-        state.objective.load_state_dict(_part("objective", tensors))
-        _load_optimizer(state.optimizer, _part("optimizer", tensors))
+        state.model.network.load_state_dict(part_of("network", tensors))
+        state.objective.load_state_dict(part_of("objective", tensors))
+        load_optimizer(state.optimizer, part_of("optimizer", tensors))
     except (SafetensorError, ValidationError, RuntimeError, KeyError, OSError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"{path} cannot be continued from ({reason}); start again with --fresh") from error
     state.history = list(rest.history)
     state.best_epoch = rest.best_epoch
     state.best_loss = math.inf if rest.best_loss is None else rest.best_loss
-    state.best_weights = _part("best", tensors)
+    state.best_weights = part_of("best", tensors)
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return what an optimizer remembers, `number of the parameter.name of the slot` to tensor."""
     slots = optimizer.state_dict()["state"]
     return {
         f"{number}.{name}": value if isinstance(value, Tensor) else torch.tensor(value)
@@ -150,7 +151,8 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     }
 
 
-def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Give an optimizer back what `optimizer_tensors` took from one like it."""
     slots: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         number, _, name = key.partition(".")
@@ -159,13 +161,16 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tens
     optimizer.load_state_dict({"state": slots, "param_groups": groups})
 
 
-def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies on the processor, each in its own dense memory, as safetensors wants them."""
     return {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
 
 
-def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors under names that begin with `prefix.`, for one file with several parts."""
     return {f"{prefix}.{key}": value for key, value in tensors.items()}
 
 
-def _part(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def part_of(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the part that `prefixed` has put under this prefix."""
     return {key.removeprefix(f"{prefix}."): value for key, value in tensors.items() if key.startswith(f"{prefix}.")}

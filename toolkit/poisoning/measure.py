@@ -1,0 +1,69 @@
+"""What a poison does to a victim: on clean images, on poisoned ones, and on the noise alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from toolkit.data.base import LabelledImages
+from toolkit.evaluation.metrics import Rate
+from toolkit.models.base import Classifier
+from toolkit.poisoning.networks import NoiseGenerator
+from toolkit.poisoning.state import TrialRecord
+from toolkit.training.state import HitsRecord
+from toolkit.types import Labels
+
+_CHUNK = 512  # images at once
+
+
+@torch.no_grad()
+def poison_all(generator: NoiseGenerator, images: Tensor) -> Tensor:
+    """Return clip(x + g(x)) of many images (N, C, H, W); the generator is in eval mode."""
+    return torch.cat([generator.poison(chunk) for chunk in images.split(_CHUNK)])
+
+
+@torch.no_grad()
+def noise_all(generator: NoiseGenerator, images: Tensor) -> Tensor:
+    """Return g(x) alone, in [-eps, eps]; the generator is in eval mode."""
+    return torch.cat([generator(chunk) for chunk in images.split(_CHUNK)])
+
+
+@torch.no_grad()
+def predict(victim: Classifier, images: Tensor) -> Labels:
+    """Return the predicted classes (N,) of images, or of noise alone, in eval mode."""
+    training = victim.training
+    victim.eval()
+    found = torch.cat([victim(chunk).argmax(1) for chunk in images.split(_CHUNK)])
+    victim.train(training)
+    classes: Labels = found.cpu().numpy()
+    return classes
+
+
+def measure(
+    victim: Classifier, generator: NoiseGenerator, data: LabelledImages, *, wanted: Tensor | None, trial: int
+) -> TrialRecord:
+    """Measure a victim that was fitted to a generator's noise.
+
+    Args:
+        victim: The fitted victim.
+        generator: The frozen generator.
+        data: Clean images that neither has seen.
+        wanted: (K,) class wanted for each class, or None.
+        trial: Its number.
+    """
+    x = torch.from_numpy(data.images).to(next(victim.parameters()).device)
+    clean, poisoned = predict(victim, x), predict(victim, poison_all(generator, x))
+    goal = clean != data.labels if wanted is None else clean == wanted.cpu().numpy()[data.labels]
+    return TrialRecord(
+        trial=trial,
+        clean=_hits(clean == data.labels),
+        poisoned=_hits(poisoned == data.labels),
+        reached=_hits(goal),
+        top_class=_hits(clean == np.bincount(clean).argmax()),
+    )
+
+
+def _hits(mask: np.ndarray) -> HitsRecord:
+    rate = Rate.of(mask)
+    return HitsRecord(hits=rate.hits, total=rate.total)
