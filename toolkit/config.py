@@ -180,6 +180,12 @@ class AttackConfig(Strict):
         "fast", description="exact: the model as it is; fast: batch norms folded; bf16: under autocast; compiled"
     )
     limit: int | None = Field(None, ge=1, description="attack at most so many images, stratified")
+    ensemble_builds: tuple[str, ...] | None = Field(
+        None, description="further builds (ONNX files or train runs) whose losses are averaged with the source model's"
+    )
+    probe: int | None = Field(
+        None, ge=0, description="images on which masked gradients are looked for (default: 64; 0: none)"
+    )
     batch_size: int = Field(256, ge=1, description="images a step")
     device: str = Field("cpu", description="cpu or cuda")
     seed: int = Field(0, ge=0, description="seed of the attack's draws")
@@ -191,7 +197,7 @@ class FalsifyConfig(Strict):
     vnnlib: str | None = Field(None, description="VNN-LIB property, plain or .gz; with --graph")
     graph: str | None = Field(None, description="ONNX file that the property is about, its input of any shape and range")
     instances: str | None = Field(None, description="CSV of many: graph,property,seconds a row, as in VNN-COMP")
-    timeout: Number | None = Field(None, gt=0, description="seconds for each property (default: the CSV's, else 20)")
+    timeout: float | None = Field(None, gt=0, description="seconds for each property (default: the CSV's, else 20)")
     rounds: int | None = Field(None, ge=1, description="most rounds of a search (default: as the time allows)")
     points: int = Field(64, ge=2, description="points of the box that are moved at once")
     threads: int | None = Field(None, ge=1, description="ONNX Runtime's threads (default: all cores)")

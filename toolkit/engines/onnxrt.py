@@ -63,8 +63,8 @@ class OnnxRuntimeEngine(Closing):
         summary = read_onnx(path)
         self._signature = summary.signature(path)
         refuse_precision(options, active=summary.precision, backend="onnxruntime", path=path)
-        self._session: Any = _open_session(path, provider=provider, device=device, options=options)
-        self._profiled = partial(_open_session, path, provider=provider, device=device, options=options)
+        self._session: Any = open_session(path, provider=provider, device=device, options=options)
+        self._profiled = partial(open_session, path, provider=provider, device=device, options=options)
         classes = self._signature.num_classes or _count_classes(self._session, self._signature, path)
         self._info = _describe(path, summary, self._session, device=device, classes=classes, options=options)
 
@@ -130,7 +130,7 @@ def _is_integer(operator: str) -> bool:
     return operator.startswith(("QLinear", "QGemm", "ConvInteger", "MatMulInteger", "DynamicQuantizeMatMul"))
 
 
-def _open_session(
+def open_session(
     path: Path, *, provider: str, device: str, options: EngineOptions, profile: Path | None = None
 ) -> Any:
     runtime = require("onnxruntime", extra="cpu" if provider == CPU else "gpu", purpose=f"open {path}")
