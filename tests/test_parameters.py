@@ -22,6 +22,8 @@ from toolkit.registry import find
         (False, bool, False),
         ("b", Literal["a", "b"], "b"),
         ("7", str, "7"),
+        ("truck, ship", tuple[str, ...], ("truck", "ship")),
+        ([0, "1"], tuple[int, ...], (0, 1)),
     ],
 )
 def test_a_value_is_read_by_its_annotation(text: object, annotation: object, value: object) -> None:

@@ -185,3 +185,22 @@ def test_a_report_made_again_is_recorded_again(tmp_path: Path) -> None:
     (run.path / "model.bin").write_bytes(b"made again")
     run.amend(("model.bin",))
     assert Run.open(run.path).file("model.bin").read_bytes() == b"made again"
+
+
+def test_what_is_kept_apart_is_no_output(tmp_path: Path) -> None:
+    run = Run.start("study", "s", config={}, root=tmp_path)
+    for name in ("study.json", "jobs/a/manifest.json", "logs/a.log"):
+        (run.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (run.path / name).write_text("{}")
+    run.finish(apart=("jobs", "logs"))
+    assert run.outputs() == ["study.json"]
+    assert (run.path / "jobs/a/manifest.json").exists()
+
+
+def test_a_run_is_known_by_its_identity_where_its_configuration_holds_paths(tmp_path: Path) -> None:
+    known = {"model": "{train}"}
+    for place in ("/here", "/there"):
+        with Run.start("attack", "a", config={"model": place}, identity=known, out=tmp_path / "run") as run:
+            if not run.done:
+                run.finish()
+    assert run.config == {"model": "/here"}

@@ -31,6 +31,10 @@ class RunError(ToolkitError):
     """A run folder that is missing, unfinished, locked, tampered with or of the wrong kind."""
 
 
+class StudyError(ToolkitError):
+    """A study of which jobs have failed."""
+
+
 class GateError(ToolkitError):
     """A limit that was asked for (a parity gate, `--fail-under`, `--max-drop`) does not hold."""
 

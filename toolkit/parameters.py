@@ -43,7 +43,9 @@ def read_params(entry: Entry, given: Mapping[str, Any], *, skip: Collection[str]
 
 
 def parse_value(value: Any, annotation: Any, *, name: str) -> Any:
-    """Read one value by its annotation: float, int, bool, str, Literal, or one of these or None.
+    """Read one value by its annotation: float, int, bool, str, Literal, a tuple of one of these, or one of these or None.
+
+    A tuple may be written with commas: `truck,ship`.
 
     Raises:
         ConfigError: When it does not fit; the message has the value and what was expected.
@@ -57,6 +59,9 @@ def parse_value(value: Any, annotation: Any, *, name: str) -> Any:
             return value
         near = nearest(str(value), map(str, choices))
         raise ConfigError(f"{name} = {value!r} is not known{near}; expected {', '.join(map(str, choices))}")
+    if origin is tuple:
+        parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+        return tuple(parse_value(part, choices[0], name=name) for part in parts)
     read, expected = _READERS[annotation]
     try:
         return read(value)

@@ -64,6 +64,11 @@ class Manifest(Strict):
     created: str
 
 
+def runs_root() -> Path:
+    """Return where run folders live: EDGEPROOF_RUNS, else `runs`."""
+    return Path(os.environ.get("EDGEPROOF_RUNS", "runs"))
+
+
 def sha256_file(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file, read in pieces."""
     digest = hashlib.sha256()
@@ -164,6 +169,7 @@ class Run:
         root: Path | None = None,
         out: Path | None = None,
         fresh: bool = False,
+        identity: Mapping[str, Any] | None = None,
     ) -> Run:
         """Begin a run, continue an unfinished one, or return a finished one of the same configuration and inputs.
 
@@ -176,15 +182,16 @@ class Run:
             root: Where run folders live (default: EDGEPROOF_RUNS, else `runs`).
             out: The folder itself, instead of one under `root`.
             fresh: Throw away what is in the folder.
+            identity: What stands for the configuration when the run is looked up again, where that holds paths that may move.
 
         Raises:
             RunError: When the folder cannot be written, is locked by a living process or belongs to another run.
         """
         records = [_input_record(role, Path(path)) for role, path in (inputs or {}).items()]
-        identity = json.dumps([kind, name, _given(config), [[r.role, r.sha256] for r in records]], sort_keys=True)
-        digest = hashlib.sha256(identity.encode()).hexdigest()
-        base = root or Path(os.environ.get("EDGEPROOF_RUNS", "runs"))
-        folder = out or base / f"{kind}-{name}-{digest[:10]}"
+        known = config if identity is None else identity
+        text = json.dumps([kind, name, _given(known), [[r.role, r.sha256] for r in records]], sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        folder = out or (root or runs_root()) / f"{kind}-{name}-{digest[:10]}"
         draft = {
             "kind": kind,
             "name": name,
@@ -230,13 +237,14 @@ class Run:
         """Return the names of a finished run's files."""
         return [record.path for record in self.manifest.outputs] if self.manifest else []
 
-    def finish(self, *, discard: tuple[str, ...] = ()) -> None:
+    def finish(self, *, discard: tuple[str, ...] = (), apart: tuple[str, ...] = ()) -> None:
         """Hash every file, write the manifest last and release the folder.
 
         Args:
             discard: Files and folders of intermediate state, deleted once the manifest is written.
+            apart: Folders that are no outputs: logs, and runs with manifests of their own.
         """
-        skip = {_LOCK, ".identity", MANIFEST, *discard}
+        skip = {_LOCK, ".identity", MANIFEST, *discard, *apart}
         files = [path for path in sorted(self.path.rglob("*")) if path.is_file()]
         kept = [path for path in files if path.relative_to(self.path).parts[0] not in skip and ".tmp" not in path.name]
         manifest = Manifest(

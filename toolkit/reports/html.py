@@ -40,7 +40,7 @@ def render_html(run: EvalRun) -> str:
     chosen = adversarial_sets(results)
     worst = worst_cell(results, results.reference)
     return (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
             results=results,
@@ -57,7 +57,8 @@ def render_html(run: EvalRun) -> str:
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Return what the pages are made with: text is escaped, and a name that is missing is an error."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     return Environment(

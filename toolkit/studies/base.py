@@ -1,0 +1,173 @@
+"""What a study is, and how it is run: jobs, then findings, then `study.json`, `study.md` and `report.html`.
+
+A study is a function in a file of this folder:
+
+    @register("name", presets={"smoke": {...}, "small": {...}, "paper": {...}})
+    def name(*, seeds: tuple[int, ...] = (0,), ...) -> Study:
+
+A preset is what it sets of the parameters; `smoke` takes seconds and is run by the tests.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolkit.config import Strict
+from toolkit.errors import ConfigError, nearest
+from toolkit.parameters import read_params
+from toolkit.registry import Entry
+from toolkit.reports import numbers
+from toolkit.reports.document import Document, Section, write_html, write_markdown
+from toolkit.reports.tables import Cell, Column, Table, Tone
+from toolkit.runs import Run, write_text
+from toolkit.studies.jobs import Job, run_jobs
+from toolkit.studies.verdicts import Effect, Verdict
+
+SCHEMA_VERSION = 1
+RESULTS = "study.json"
+_TONES: Mapping[str, Tone] = {"held": "good", "not held": "bad", "undecided": ""}
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a study has found; a pure function of its jobs' folders.
+
+    Attributes:
+        verdicts: The claims.
+        cells: What was measured: JSON objects that carry their counts and their seed.
+        sections: Of the document, after the verdicts.
+    """
+
+    verdicts: tuple[Verdict, ...]
+    cells: tuple[Mapping[str, Any], ...]
+    sections: tuple[Section, ...]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study ready to run.
+
+    Attributes:
+        jobs: What is to be done, in the order in which it is begun where it may be.
+        collect: Makes the findings of the finished jobs, by name.
+    """
+
+    jobs: tuple[Job, ...]
+    collect: Callable[[Mapping[str, Run]], Findings]
+
+
+class StudyResults(Strict):
+    """`study.json`. It holds no times and no paths, so that repeating a study gives the same bytes."""
+
+    schema_version: int = SCHEMA_VERSION
+    study: str
+    params: dict[str, Any]
+    verdicts: tuple[Verdict, ...]
+    cells: tuple[dict[str, Any], ...]
+
+
+def study_params(entry: Entry, *, preset: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a study's parameters: the preset's over the defaults, and what was given over both.
+
+    Raises:
+        ConfigError: For an unknown preset or parameter, or a value that does not fit.
+    """
+    presets = entry.options["presets"]
+    if preset not in presets:
+        raise ConfigError(
+            f"study {entry.name!r} has no preset {preset!r}{nearest(preset, presets)}; known: {', '.join(presets)}"
+        )
+    return read_params(entry, {**presets[preset], **given})
+
+
+def run_study(
+    entry: Entry, params: Mapping[str, Any], *, out: Run, processes: int, document: Path | None = None
+) -> StudyResults:
+    """Do what is left of a study and write what it found; of a finished study only the latter is made again.
+
+    Args:
+        entry: The study.
+        params: As `study_params` gives them.
+        out: Its folder.
+        processes: Jobs at a time.
+        document: Another place for the Markdown, its figures beside it.
+
+    Raises:
+        ConfigError: When the study cannot be meant, before anything runs.
+        StudyError: When jobs have failed.
+    """
+    study: Study = entry.load()(**params)
+    runs = run_jobs(study.jobs, folder=out.path, processes=processes, title=f"study {entry.name}")
+    found = study.collect(runs)
+    cells = tuple(dict(cell) for cell in found.cells)
+    results = StudyResults(study=entry.name, params=dict(params), verdicts=found.verdicts, cells=cells)
+    told = _document(entry, params, found)
+    write_text(out.path / RESULTS, results.model_dump_json(indent=1) + "\n")
+    written = write_markdown(told, out.path / "study.md")
+    write_html(told, out.path / "report.html")
+    if document:
+        write_markdown(told, document)
+    if out.done:
+        out.amend((RESULTS, "report.html", *(file.name for file in written)))
+    else:
+        out.finish(apart=("jobs", "logs"))
+    return results
+
+
+def _document(entry: Entry, params: Mapping[str, Any], found: Findings) -> Document:
+    verdicts = Section("Verdicts", (_LEGEND, verdict_table(found.verdicts)))
+    about = entry.help.split("\n\n")
+    return Document(
+        title=about[0].rstrip("."),
+        lede=" ".join(about[1].split()) if len(about) > 2 else "",
+        sections=(verdicts, *found.sections),
+        command=command_line(entry, params),
+    )
+
+
+_LEGEND = (
+    "A claim is an effect above its threshold. Held: the whole 95 % interval lies above; not held: it lies below; undecided: it does "
+    "neither, or there is no interval. Over seeds the interval is Student's t on one value a seed."
+)
+
+
+def verdict_table(verdicts: Sequence[Verdict]) -> Table:
+    """Return the verdicts as a table."""
+    titles = ("Effect", "95 % interval", "Published")
+    columns = (Column("Verdict", numeric=False), Column("Claim", numeric=False), *map(Column, titles))
+    rows = tuple(
+        (
+            Cell(verdict.outcome, tone=_TONES[verdict.outcome]),
+            Cell(verdict.claim, verdict.note),
+            Cell(_amount(verdict.effect), verdict.effect.method),
+            Cell(_interval(verdict.effect)),
+            Cell(verdict.published),
+        )
+        for verdict in verdicts
+    )
+    return Table(columns=(*columns,), rows=rows)
+
+
+def command_line(entry: Entry, params: Mapping[str, Any]) -> str:
+    """Return the command that runs a study with these parameters, without what is the default."""
+    defaults = {param.name: param.default for param in entry.params}
+    words = ["python", "cli.py", "study", entry.name]
+    for name, value in params.items():
+        if value != defaults[name]:
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            words += [f"--{name.replace('_', '-')}", text]
+    return shlex.join(words)
+
+
+def _amount(effect: Effect) -> str:
+    return f"{numbers.points(effect.value)} {effect.unit}" if effect.value is not None else numbers.UNDEFINED
+
+
+def _interval(effect: Effect) -> str:
+    if effect.low is None or effect.high is None:
+        return ""
+    return f"{numbers.points(effect.low)} to {numbers.points(effect.high)}"

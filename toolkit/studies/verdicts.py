@@ -1,0 +1,105 @@
+"""Verdicts: a claim, whether it held, and the effect with its interval over seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import mean, stdev
+from typing import Literal
+
+from toolkit.config import Strict
+from toolkit.errors import ConfigError
+
+Outcome = Literal["held", "not held", "undecided"]
+OVER_SEEDS = "Student's t over seeds"
+
+
+class Effect(Strict):
+    """A number with its 95 % interval; low and high are null where nothing gives one.
+
+    values: one a seed; unit: what it is counted in; method: where the interval comes from.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    values: tuple[float, ...]
+    unit: str
+    method: str
+
+
+class Verdict(Strict):
+    """A claim and what the study says of it.
+
+    held: the whole interval lies above `threshold`; not held: it lies below; undecided: otherwise.
+    """
+
+    claim: str
+    outcome: Outcome
+    effect: Effect
+    threshold: float = 0.0
+    published: str = ""
+    note: str = ""
+
+
+def over_seeds(values: Sequence[float], *, unit: str = "points") -> Effect:
+    """Return the mean of one value a seed with Student's 95 % interval, which needs two seeds or more."""
+    if len(values) < 2:
+        centre = values[0] if values else None
+        return Effect(
+            value=centre, low=None, high=None, values=tuple(values), unit=unit, method="one seed, no interval"
+        )
+    centre = mean(values)
+    half = student_quantile(len(values) - 1) * stdev(values) / math.sqrt(len(values))
+    return Effect(
+        value=centre, low=centre - half, high=centre + half, values=tuple(values), unit=unit, method=OVER_SEEDS
+    )
+
+
+def within_seed(value: float, *, low: float, high: float, method: str, unit: str = "points") -> Effect:
+    """Return an effect of a single seed with an interval over its images, which says nothing about other trainings."""
+    return Effect(value=value, low=low, high=high, values=(value,), unit=unit, method=f"within one seed: {method}")
+
+
+def judge(claim: str, effect: Effect, *, threshold: float = 0.0, published: str = "", note: str = "") -> Verdict:
+    """Say whether an effect lies above a threshold, so that the claim is "effect > threshold".
+
+    Args:
+        claim: One sentence.
+        effect: What was measured.
+        threshold: In the effect's unit.
+        published: The published number, as text.
+        note: What a reader must know beside it.
+    """
+    outcome: Outcome = "undecided"
+    if effect.low is not None and effect.low > threshold:
+        outcome = "held"
+    elif effect.high is not None and effect.high < threshold:
+        outcome = "not held"
+    return Verdict(claim=claim, outcome=outcome, effect=effect, threshold=threshold, published=published, note=note)
+
+
+def student_quantile(freedom: int) -> float:
+    """Return the 97.5 % point of Student's t distribution, by bisection of its closed form for whole degrees of freedom.
+
+    Raises:
+        ConfigError: When there is no degree of freedom.
+    """
+    if freedom < 1:
+        raise ConfigError(f"{freedom} degrees of freedom; expected 1 or more")
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _share_within(middle, freedom) < 0.95 else (low, middle)
+    return math.sqrt(freedom) * math.tan(low)
+
+
+def _share_within(angle: float, freedom: int) -> float:
+    """Return P(|T| <= sqrt(freedom) * tan(angle)) (Abramowitz & Stegun, 1964, 26.7.3 and 26.7.4)."""
+    sine, cosine = math.sin(angle), math.cos(angle)
+    odd = freedom % 2
+    term, total = (cosine if odd else 1.0), 0.0
+    for k in range(1 + odd, freedom, 2):
+        total += term
+        term *= cosine**2 * k / (k + 1)
+    return 2 / math.pi * (angle + sine * total) if odd else sine * total
