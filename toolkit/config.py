@@ -213,6 +213,19 @@ class ParityLimits(Strict):
     int8_min_agreement: float = Field(0.95, ge=0, le=1, description="share of images on which INT8 agrees with FP32")
 
 
+class QatConfig(Strict):
+    """Quantisation-aware training of the INT8 graphs, after their calibration."""
+
+    epochs: int = Field(1, ge=1, description="passes over the training images")
+    lr: Number = Field(1e-4, gt=0, description="Adam's first learning rate; it falls to 0 along a cosine")
+    batch_size: int = Field(64, ge=1, description="images a step")
+    augment: Literal["none", "flip", "crop", "flip-crop"] = Field("none", description="random flip and/or padded crop")
+    eps: Number | None = Field(None, gt=0, le=1, description="train on PGD adversaries of the INT8 graph of this budget")
+    steps: int = Field(3, ge=1, description="of that PGD")
+    limit: int | None = Field(None, ge=1, description="use at most so many training images, stratified")
+    seed: int = Field(0, ge=0, description="seed of the order, the augmentation and the attack's starts")
+
+
 class ExportConfig(Strict):
     """`cli.py export`: one checkpoint to the graphs that are deployed."""
 
@@ -227,6 +240,7 @@ class ExportConfig(Strict):
     )
     calibration_limit: int | None = Field(None, ge=1, description="use at most so many of them, stratified")
     calibration_seed: int = Field(0, description="seed of the choice when there are more")
+    qat: QatConfig | None = Field(None, description="fine-tune the INT8 graphs, for instance qat.epochs=1 qat.eps=2/255")
     exporter: Literal["dynamo", "torchscript"] = Field("dynamo", description="PyTorch's exporter")
     opset: int = Field(20, ge=17, description="ONNX operator set")
     parity: ParityLimits = ParityLimits()
@@ -237,7 +251,7 @@ class ExportConfig(Strict):
 class BuildConfig(Strict):
     """`cli.py export --from`: graphs to what a device opens, on the device and without torch; foreign ones to our form."""
 
-    source: str = Field(description="instead of --model: an ONNX graph, or an export run for all its graphs")
+    source: str = Field(description="an ONNX graph, or an export run for all its graphs, instead of --model")
     target: Literal["onnx", "openvino", "tensorrt"] = Field(
         "onnx", description="what to write; onnx brings a graph to images (N, C, H, W) in [0, 1]"
     )
@@ -245,16 +259,10 @@ class BuildConfig(Strict):
     input_range: Number | None = Field(None, gt=0, description="what white is to the graph: 1 or 255")
     mean: tuple[float, ...] = Field((), description="subtracted from each channel, in the graph's range")
     std: tuple[float, ...] = Field((), description="each channel is then divided by it")
-    input_shape: tuple[int, int, int] | None = Field(
-        None, description="C,H,W, where the graph does not say"
-    )
-    batch_range: tuple[int, int, int] | None = Field(
-        None, description="TensorRT: smallest, usual and largest batch (default: 1,32,256)"
-    )
+    input_shape: tuple[int, int, int] | None = Field(None, description="C,H,W, where the graph does not say")
+    batch_range: tuple[int, int, int] | None = Field(None, description="TensorRT: batches (default: 1,32,256)")
     workspace_mib: int | None = Field(None, ge=1, description="TensorRT: scratch memory of a layer (default: 1024)")
-    optimization_level: int | None = Field(
-        None, ge=0, le=5, description="TensorRT: 0 builds quickly, 5 runs quickly (default: 3)"
-    )
+    optimization_level: int | None = Field(None, ge=0, le=5, description="TensorRT: 0 to 5 (default: 3)")
     timing_cache: str | None = Field(None, description="TensorRT: file with measured kernel times, read and written")
     locked: bool | None = Field(None, description="TensorRT: fail where the timing cache lacks a time")
 
@@ -398,6 +406,6 @@ def _first_problem(kind: type[BaseModel], error: ValidationError) -> str:
 
 
 __all__ = [
-    "AttackConfig", "BenchAttacksConfig", "BenchConfig", "BuildConfig", "DataConfig", "EvalConfig", "ExportConfig", "FalsifyConfig", "ImportConfig", "Norm", "Number", "ParityLimits", "PoisonConfig", "Strict", "TrainConfig",
+    "AttackConfig", "BenchAttacksConfig", "BenchConfig", "BuildConfig", "DataConfig", "EvalConfig", "ExportConfig", "FalsifyConfig", "ImportConfig", "Norm", "Number", "ParityLimits", "QatConfig", "PoisonConfig", "Strict", "TrainConfig",
     "build_config", "check_eps", "format_eps", "parse_assignments", "parse_number",
 ]  # fmt: skip

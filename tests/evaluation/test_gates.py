@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from toolkit.errors import ConfigError
+from toolkit.evaluation.costs import protected_costs
 from toolkit.evaluation.gates import METRICS, Gate, bind_gates, judge, parse_gates
 from toolkit.evaluation.results import CellRecord, GateRecord, SetRecord
 from toolkit.evaluation.scoring import Predictions, score
+from toolkit.types import Array
 
 CLASSES = ("ant", "bee", "cat", "dog")
 ENGINES = {"ort-fp32": "fp32", "ort-int8-trt": "int8", "ort-int8-cpu": "int8"}
@@ -25,7 +27,7 @@ def set_record(name: str) -> SetRecord:
     )  # fmt: skip
 
 
-def cells(right: dict[tuple[str, str], int]) -> tuple[CellRecord, ...]:
+def cells(right: dict[tuple[str, str], int], *, costs: Array | None = None) -> tuple[CellRecord, ...]:
     """The first `right` images are classified rightly, the rest wrongly; 90 where nothing is said."""
     made = {}
     for engine in ENGINES:
@@ -33,8 +35,9 @@ def cells(right: dict[tuple[str, str], int]) -> tuple[CellRecord, ...]:
             hits = right.get((engine, name), 90)
             made[engine, name] = np.where(np.arange(100) < hits, LABELS, (LABELS + 1) % 3)
     return score(
-        Predictions(labels=LABELS, cells=made), engines=list(ENGINES), sets=SETS, reference="ort-fp32", classes=CLASSES
-    )
+        Predictions(labels=LABELS, cells=made), engines=list(ENGINES), sets=SETS, reference="ort-fp32", classes=CLASSES,
+        costs=costs,
+    )  # fmt: skip
 
 
 RIGHT = {
@@ -171,3 +174,41 @@ def test_every_metric_can_be_gated(metric: str) -> None:
     records = outcome(fail_under=(f"{metric}=0",))
     assert records
     assert all(record.passed and record.measured is not None for record in records)
+
+
+def cost_outcome(*texts: str) -> tuple[GateRecord, ...]:
+    """Missing a bee costs 10, every other mistake 1; images are ant, bee, cat in turn and the first ones are right."""
+    costs = protected_costs(1, cost=10, side="miss", num_classes=4)
+    return judge(bound(*parse_gates((), (), texts)), cells(RIGHT, costs=costs), reference="ort-fp32")
+
+
+def test_the_expected_cost_is_limited_where_it_is_highest_over_the_attacks() -> None:
+    # Of images 40 to 99, 20 are bees: 20 * 10 + 40. Of the last 10, images 90 to 99, three: 3 * 10 + 7.
+    fp32, trt, cpu = cost_outcome("robust_cost=2.4")
+    assert (fp32.set, fp32.measured, fp32.passed) == ("pgd-linf 16/255", 2.4, True)
+    assert (trt.set, trt.passed) == ("pgd-linf 16/255", False)
+    assert (cpu.measured, cpu.count) == (0.37, 100)
+    (clean,) = cost_outcome("ort-fp32:clean_cost=0.36")
+    assert (clean.measured, clean.passed) == (0.37, False)
+    assert clean.message.endswith("is 0.3700 an image, limit 0.36, n = 100")
+
+
+def test_the_cost_of_a_protected_class_is_the_mean_over_its_images() -> None:
+    (bees,) = cost_outcome("ort-fp32:robust_cost[pgd-linf 16/255]@bee=6")
+    assert (bees.measured, bees.count, bees.passed) == (pytest.approx(200 / 33), 33, False)
+    (dogs,) = cost_outcome("ort-fp32:clean_cost@dog=100")
+    assert not dogs.passed
+    assert "cannot be measured" in dogs.message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("robust_accuracy=1", "unknown metric 'robust_accuracy'.*known: clean_cost, robust_cost"),
+        ("clean_cost=-1", "-1 is no cost; expected a number from 0 on"),
+        ("clean_cost[fgsm]=1", "is measured on the clean images"),
+    ],
+)
+def test_a_cost_gate_that_cannot_be_meant_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_gates((), (), (text,))

@@ -68,11 +68,28 @@ def softened_cross_entropy(rho: float) -> Loss:
     arXiv:2003.13511), proposition 1. Differing from them, logits are never sharpened and beta follows every iterate.
     """
 
+    return lambda logits, y: cross_entropy(soften(logits, rho), y)
+
+
+def soften(logits: Tensor, rho: float) -> Tensor:
+    """Return logits (N, K) divided by a temperature of each image's own, where a softmax would leave the others less than `rho`.
+
+    The order of the classes stays, and the temperature takes no gradient.
+    """
+    top = logits.detach().topk(2, dim=1).values
+    widest = math.log((logits.shape[1] - 1) * (1 - rho) / rho)
+    return logits * (widest / (top[:, 0] - top[:, 1]).clamp(min=widest)).unsqueeze(1)
+
+
+def expected_cost(costs: Tensor) -> Loss:
+    """Return the cost that the softmax expects (Shen et al., 2022, arXiv:2101.12372): sum_j costs[y, j] p_j.
+
+    Args:
+        costs: (K, K), rows true classes, columns predictions; 0 on the diagonal.
+    """
+
     def loss(logits: Tensor, y: Tensor) -> Tensor:
-        top = logits.detach().topk(2, dim=1).values
-        widest = math.log((logits.shape[1] - 1) * (1 - rho) / rho)
-        beta = (widest / (top[:, 0] - top[:, 1]).clamp(min=widest)).unsqueeze(1)
-        return cross_entropy(logits * beta, y)
+        return (logits.softmax(1) * costs[y]).sum(1)
 
     return loss
 

@@ -64,7 +64,7 @@ def pgd_linf(
     Returns:
         Images of the shape and dtype of `x`, within `eps` of it and in [0, 1].
     """
-    return _descend(
+    return descend(
         model,
         x,
         followed_class(model, x, y, label=label),
@@ -122,7 +122,7 @@ def pgd_l2(
     Returns:
         Images of the shape and dtype of `x`, within `eps` of it and in [0, 1].
     """
-    return _descend(
+    return descend(
         model,
         x,
         followed_class(model, x, y, label=label),
@@ -177,7 +177,7 @@ def pgd_temperature(
     """
     if not 0 < rho < 0.5:
         raise ConfigError(f"rho = {rho:g}; expected a probability above 0 and below 0.5")
-    return _descend(
+    return descend(
         model,
         x,
         y,
@@ -195,24 +195,27 @@ def pgd_temperature(
     )
 
 
-def _descend(
+def descend(
     model: LogitsFn,
     x: Tensor,
     y: Tensor,
     *,
-    start: Callable[..., Tensor] | None,
-    step: Callable[..., Tensor],
     loss: Loss,
-    eps: float,
-    step_size: float | None,
+    eps: float | Tensor,
     steps: int,
-    restarts: int,
-    direction: Direction,
-    keep: Keep,
-    stop: str,
-    draws: Draws | None,
+    step_size: float | Tensor | None = None,
+    start: Callable[..., Tensor] | None = None,
+    step: Callable[..., Tensor] = linf_step,
+    restarts: int = 1,
+    direction: Direction = "ascent",
+    keep: Keep = "best",
+    stop: str = "never",
+    draws: Draws | None = None,
 ) -> Tensor:
-    """Follow a loss by one kind of step; the arguments are those of `pgd_linf`, with its choices made."""
+    """Follow any loss by one kind of step; the arguments are those of `pgd_linf`, with its choices made.
+
+    `eps` and `step_size` may also be one an image, (N, 1, 1, 1), where no image leaves (`stop="never"`, one restart).
+    """
     check_positive(steps=steps, restarts=restarts, step_size=step_size)
     check_keep(keep, restarts=restarts, stop=stop)
     length = 2.5 * eps / steps if step_size is None else step_size

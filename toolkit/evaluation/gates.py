@@ -1,4 +1,4 @@
-"""Limits that decide the exit status: `--fail-under [ENGINE:]METRIC[SET]@CLASS=VALUE` and `--max-drop` likewise.
+"""Limits that decide the exit status: `--fail-under [ENGINE:]METRIC[SET]@CLASS=VALUE`, `--max-drop` and `--max-cost` likewise.
 
 ENGINE is a name or a precision; without it every engine is meant. SET, in brackets, is the name of an adversarial set or
 its attack; without it the worst over all adversarial sets but the noise control counts. CLASS is a name or a number.
@@ -7,6 +7,7 @@ Gates are read before anything runs: a misspelt one costs no hour of measuring.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,9 +15,10 @@ from typing import Literal
 
 from toolkit.config import parse_number
 from toolkit.errors import ConfigError, nearest
+from toolkit.evaluation.costs import class_index
 from toolkit.evaluation.results import CellRecord, GateRecord, RateRecord, SetRecord
 
-Kind = Literal["fail-under", "max-drop"]
+Kind = Literal["fail-under", "max-drop", "max-cost"]
 
 #: Metric to what it means.
 METRICS: Mapping[str, str] = {
@@ -26,6 +28,11 @@ METRICS: Mapping[str, str] = {
     "worst_class_robust_accuracy": "robust accuracy of the class where it is lowest",
     "agreement": "share of clean images with the reference engine's class",
     "robust_agreement": "share of adversarial images with the reference engine's class",
+}
+#: Metric of `--max-cost` to what it means; with `@CLASS` it is the mean over the images of that true class.
+COSTS: Mapping[str, str] = {
+    "clean_cost": "expected cost of an image on the clean images",
+    "robust_cost": "expected cost of an image on an adversarial set",
 }
 _FORM = re.compile(
     r"(?:(?P<engine>[^:=@\[\]]+):)?(?P<metric>[A-Za-z_]+)(?:\[(?P<set>[^\]]+)\])?(?:@(?P<label>[^=]+))?=(?P<limit>.+)"
@@ -49,13 +56,18 @@ class Gate:
     class_index: int | None = None
 
 
-def parse_gates(fail_under: Sequence[str], max_drop: Sequence[str]) -> tuple[Gate, ...]:
+def parse_gates(fail_under: Sequence[str], max_drop: Sequence[str], max_cost: Sequence[str] = ()) -> tuple[Gate, ...]:
     """Read the texts of gates.
 
     Raises:
-        ConfigError: For another form, an unknown metric or a value that is no fraction.
+        ConfigError: For another form, an unknown metric, a value that is no fraction or a negative cost.
     """
-    return (*(_parse(text, "fail-under") for text in fail_under), *(_parse(text, "max-drop") for text in max_drop))
+    asked: tuple[tuple[Kind, Sequence[str]], ...] = (
+        ("fail-under", fail_under),
+        ("max-drop", max_drop),
+        ("max-cost", max_cost),
+    )
+    return tuple(_parse(text, kind) for kind, texts in asked for text in texts)
 
 
 def bind_gates(
@@ -102,22 +114,29 @@ def _parse(text: str, kind: Kind) -> Gate:
             f"--{kind} {text!r} is not understood; expected [ENGINE:]METRIC[[SET]][@CLASS]=VALUE, such as robust_accuracy=0.4"
         )
     part = match.groupdict()
-    metric = part["metric"]
-    if metric not in METRICS:
+    metric, known = part["metric"], COSTS if kind == "max-cost" else METRICS
+    if metric not in known:
         raise ConfigError(
-            f"--{kind} {text!r}: unknown metric {metric!r}{nearest(metric, METRICS)}; known: {', '.join(METRICS)}"
+            f"--{kind} {text!r}: unknown metric {metric!r}{nearest(metric, known)}; known: {', '.join(known)}"
         )
     if kind == "max-drop" and metric.endswith("agreement"):
         raise ConfigError(f"--max-drop {text!r}: agreement is already relative to the reference; use --fail-under")
-    if part["label"] and metric not in ("clean_accuracy", "robust_accuracy"):
+    if part["label"] and metric not in ("clean_accuracy", "robust_accuracy", *COSTS):
         raise ConfigError(f"--{kind} {text!r}: {metric} has no value a class; use clean_accuracy or robust_accuracy")
     if part["set"] and "robust" not in metric:
         raise ConfigError(f"--{kind} {text!r}: {metric} is measured on the clean images; leave out [{part['set']}]")
-    limit = parse_number(part["limit"])
-    if not 0 <= limit <= 1:
+    limit = _limit(text, kind, parse_number(part["limit"]))
+    return Gate(f"{kind} {text.strip()}", kind, metric, limit, part["engine"], part["set"], part["label"])
+
+
+def _limit(text: str, kind: Kind, limit: float) -> float:
+    if kind == "max-cost":
+        if not 0 <= limit < math.inf:
+            raise ConfigError(f"--{kind} {text!r}: {limit:g} is no cost; expected a number from 0 on")
+    elif not 0 <= limit <= 1:
         hint = f"; did you mean {limit / 100:g}?" if 1 < limit <= 100 else ""
         raise ConfigError(f"--{kind} {text!r}: {limit:g} is no fraction; expected a value from 0 to 1{hint}")
-    return Gate(f"{kind} {text.strip()}", kind, metric, limit, part["engine"], part["set"], part["label"])
+    return limit
 
 
 def _engines(gate: Gate, engines: Mapping[str, str], reference: str) -> tuple[str, ...]:
@@ -155,37 +174,37 @@ def _sets(gate: Gate, sets: Sequence[SetRecord]) -> tuple[str, ...]:
 
 
 def _class_index(gate: Gate, classes: Sequence[str]) -> int | None:
-    if gate.label is None:
-        return None
-    if gate.label in classes:
-        return list(classes).index(gate.label)
-    if gate.label.isdigit() and int(gate.label) < len(classes):
-        return int(gate.label)
-    raise ConfigError(
-        f"--{gate.text}: unknown class {gate.label!r}{nearest(gate.label, classes)}; known: {', '.join(classes)}"
-    )
+    return None if gate.label is None else class_index(gate.label, classes, context=f"--{gate.text}: ")
 
 
 def _judge(gate: Gate, engine: str, found: Mapping[tuple[str, str], CellRecord], reference: str) -> GateRecord:
-    """Measure on the set where it is worst: the lowest value, or the largest drop."""
+    """Measure on the set where it is worst: the lowest value, or the largest drop or cost."""
     values = {set_: _measure(gate, engine, set_, found, reference) for set_ in gate.sets}
     undefined = [set_ for set_, value in values.items() if value is None]
     known = [(value, set_) for set_, value in values.items() if value is not None]
     if undefined:
         measured, set_ = None, undefined[0]
     else:
-        measured, set_ = max(known) if gate.kind == "max-drop" else min(known)
+        measured, set_ = min(known) if gate.kind == "fail-under" else max(known)
     return _record(gate, engine, set_, measured, _rate(gate, found[engine, set_]))
 
 
 def _measure(
     gate: Gate, engine: str, set_: str, found: Mapping[tuple[str, str], CellRecord], reference: str
 ) -> float | None:
+    if gate.kind == "max-cost":
+        return _cost(gate, found[engine, set_])
     mine, theirs = _rate(gate, found[engine, set_]), _rate(gate, found[reference, set_])
     value = mine.value if mine else None
     if gate.kind == "fail-under" or value is None:
         return value
     return theirs.value - value if theirs and theirs.value is not None else None
+
+
+def _cost(gate: Gate, cell: CellRecord) -> float | None:
+    if cell.cost is None:
+        return None
+    return cell.cost.mean if gate.class_index is None else cell.cost.per_class[gate.class_index]
 
 
 def _rate(gate: Gate, cell: CellRecord) -> RateRecord | None:
@@ -203,6 +222,9 @@ def _record(gate: Gate, engine: str, set_: str, measured: float | None, rate: Ra
     elif gate.kind == "max-drop":
         passed = measured <= gate.limit + _ROUNDING
         said = f"drops by {measured:.4f}, limit {gate.limit:g}, n = {count}"
+    elif gate.kind == "max-cost":
+        passed = measured <= gate.limit + _ROUNDING
+        said = f"is {measured:.4f} an image, limit {gate.limit:g}, n = {count}"
     else:
         passed = measured >= gate.limit - _ROUNDING
         interval = f" [{rate.low:.4f}, {rate.high:.4f}]" if rate and rate.low is not None else ""

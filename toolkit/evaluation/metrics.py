@@ -156,3 +156,20 @@ def confusion(predicted: Labels, labels: Labels, *, num_classes: int) -> Array:
     known = predicted >= 0
     flat = labels[known] * num_classes + predicted[known]
     return np.bincount(flat, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def image_costs(predicted: Labels, labels: Labels, costs: Array) -> Array:
+    """Return what each image costs, (N,) float64, by `costs` (K, K): rows are true classes, columns predictions.
+
+    An image without a prediction costs what the dearest mistake of its class does.
+    """
+    paid: Array = np.where(predicted >= 0, costs[labels, predicted], costs.max(axis=1)[labels])
+    return paid
+
+
+def mean_interval(values: Array) -> tuple[float, float] | None:
+    """Return the normal 95 % interval of a mean of numbers from 0 on; None where fewer than two values differ."""
+    if len(np.unique(values)) < 2:
+        return None
+    half = _Z * float(values.std(ddof=1)) / math.sqrt(len(values))
+    return max(float(values.mean()) - half, 0.0), float(values.mean()) + half

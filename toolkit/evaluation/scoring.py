@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from itertools import combinations
 
 from toolkit.evaluation import metrics
+from toolkit.evaluation.costs import cost_record
 from toolkit.evaluation.metrics import Rate
 from toolkit.evaluation.results import CellRecord, ClassRecord, McNemarRecord, PairRecord, RateRecord
-from toolkit.types import Labels
+from toolkit.types import Array, Labels
 
 CLEAN = "clean"
 
@@ -30,11 +31,17 @@ class Predictions:
 
 
 def score(
-    predicted: Predictions, *, engines: Sequence[str], sets: Sequence[str], reference: str, classes: Sequence[str]
+    predicted: Predictions,
+    *,
+    engines: Sequence[str],
+    sets: Sequence[str],
+    reference: str,
+    classes: Sequence[str],
+    costs: Array | None = None,
 ) -> tuple[CellRecord, ...]:
-    """Return the cell of every engine on every set, engine by engine."""
+    """Return the cell of every engine on every set, engine by engine; with `costs` (K, K) also what its mistakes cost."""
     return tuple(
-        _cell(predicted, engine=engine, set_=set_, reference=reference, classes=classes)
+        _cell(predicted, engine=engine, set_=set_, reference=reference, classes=classes, costs=costs)
         for engine in engines
         for set_ in sets
     )
@@ -55,7 +62,15 @@ def rate_record(rate: Rate) -> RateRecord:
     return RateRecord(hits=rate.hits, total=rate.total, value=rate.value, low=low, high=high)
 
 
-def _cell(predicted: Predictions, *, engine: str, set_: str, reference: str, classes: Sequence[str]) -> CellRecord:
+def _cell(
+    predicted: Predictions,
+    *,
+    engine: str,
+    set_: str,
+    reference: str,
+    classes: Sequence[str],
+    costs: Array | None,
+) -> CellRecord:
     labels, mine = predicted.labels, predicted.cells[engine, set_]
     clean = predicted.cells[engine, CLEAN]
     attacked = set_ != CLEAN
@@ -77,6 +92,7 @@ def _cell(predicted: Predictions, *, engine: str, set_: str, reference: str, cla
         worst_class=metrics.worst_class(rates),
         per_class=_per_class(rates, clean, labels, classes=classes, attacked=attacked),
         confusion=tuple(map(tuple, metrics.confusion(mine, labels, num_classes=len(classes)).tolist())),
+        cost=None if costs is None else cost_record(mine, labels, costs),
     )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from toolkit.attacks.base import Draws
+from toolkit.attacks.losses import Loss, cross_entropy
 from toolkit.attacks.pgd import pgd_linf
 from toolkit.config import check_eps
 from toolkit.errors import ConfigError
@@ -49,14 +49,28 @@ def adversarial(
         ConfigError: For a budget that cannot be meant, or a share outside [0, 1].
     """
     check_eps(eps, norm="linf")
-    if not 0 <= clean <= 1:
-        raise ConfigError(f"clean = {clean:g} is no share; expected a number from 0 to 1")
+    check_share(clean)
     length = 1.25 * eps if step_size is None and steps == 1 else step_size
     with attacking(model):
         x_adv = pgd_linf(
             model, x, y, eps=eps, steps=steps, step_size=length, random_start=random_start, keep="last", draws=draws
         )
+    return mixed(cross_entropy, model, x_adv, x, y, clean=clean)
+
+
+def check_share(clean: float) -> None:
+    """Refuse what is no share.
+
+    Raises:
+        ConfigError: Outside [0, 1].
+    """
+    if not 0 <= clean <= 1:
+        raise ConfigError(f"clean = {clean:g} is no share; expected a number from 0 to 1")
+
+
+def mixed(loss: Loss, model: Classifier, x_adv: Tensor, x: Tensor, y: Tensor, *, clean: float) -> Tensor:
+    """Return the mean loss on attacked images, a share `clean` of it that on the clean ones, seen in the same batch."""
     if not clean:
-        return functional.cross_entropy(model(x_adv), y)
+        return loss(model(x_adv), y).mean()
     logits, clean_logits = model(torch.cat([x_adv, x])).chunk(2)
-    return (1 - clean) * functional.cross_entropy(logits, y) + clean * functional.cross_entropy(clean_logits, y)
+    return (1 - clean) * loss(logits, y).mean() + clean * loss(clean_logits, y).mean()

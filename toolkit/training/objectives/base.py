@@ -31,6 +31,7 @@ class Task:
         batch_size: Images a step.
         epochs: Passes over the images.
         seed: Of the training.
+        classes: The class names; () where only their numbers are known.
     """
 
     images: Tensor
@@ -39,6 +40,7 @@ class Task:
     batch_size: int
     epochs: int
     seed: int
+    classes: tuple[str, ...] = ()
 
 
 class Objective(nn.Module):

@@ -1,0 +1,180 @@
+"""What each mistake costs: matrices over class pairs, from a file or for a protected class, and what predictions cost.
+
+Rows are true classes and columns predicted ones, as in a confusion matrix. Shen et al. (arXiv:2101.12372) write the
+transpose; `miss` and `false-alarm` name the halves of their matrix so that neither reading is needed.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from toolkit.errors import ConfigError, nearest
+from toolkit.evaluation import metrics
+from toolkit.evaluation.results import CostPairRecord, CostRecord, CostsRecord
+from toolkit.types import Array, Labels
+
+Side: TypeAlias = Literal["miss", "false-alarm", "both"]
+
+#: What the mistakes of a protected class cost where nothing else is said, as in the paper's code; every other costs 1.
+DEFAULT_COST = 10.0
+
+
+def choose_costs(
+    *, file: str | None, protect: str | None, cost: float | None, side: Side | None, classes: Sequence[str]
+) -> CostsRecord | None:
+    """Return the costs that were asked for, or None when none were.
+
+    Args:
+        file: CSV, JSON or npy with a row a true class and a column a predicted one.
+        protect: A class whose mistakes cost more than 1, by name or number.
+        cost: What they cost (default: 10).
+        side: "miss": the class is taken for another; "false-alarm": another is taken for it; "both" (default).
+        classes: The class names.
+
+    Raises:
+        ConfigError: For a file together with a protected class, `cost` or `side` without one, an unknown class, or costs
+            that `check_costs` refuses.
+    """
+    if file is not None and protect is not None:
+        raise ConfigError(f"costs = {file!r} and protect = {protect!r} both say what mistakes cost; give one of them")
+    if protect is None:
+        if cost is not None or side is not None:
+            raise ConfigError("cost and side belong to a protected class; name it with protect (8, or its name)")
+        return None if file is None else _record(read_costs(Path(file), classes=classes), source=file, classes=classes)
+    label = class_index(protect, classes, context="protect: ")
+    price, half = DEFAULT_COST if cost is None else cost, side or "both"
+    source = f"protect {classes[label]}, cost {price:g}, side {half}"
+    return _record(
+        protected_costs(label, cost=price, side=half, num_classes=len(classes)), source=source, classes=classes
+    )
+
+
+def protected_costs(label: int, *, cost: float, side: Side, num_classes: int) -> Array:
+    """Return (K, K) float64: 1 for every mistake, `cost` for those of class `label`, 0 for being right.
+
+    With `side="both"` this is the transpose of the matrix of Shen et al., and thus the same matrix.
+    """
+    costs = np.ones((num_classes, num_classes))
+    if side in ("miss", "both"):
+        costs[label, :] = cost
+    if side in ("false-alarm", "both"):
+        costs[:, label] = cost
+    np.fill_diagonal(costs, 0.0)
+    return costs
+
+
+def read_costs(path: Path, *, classes: Sequence[str]) -> Array:
+    """Read a cost matrix (K, K) float64, in the order of `classes`.
+
+    A CSV file may begin with a row of class names, and a JSON file may be an object with `classes` beside `costs`; rows
+    and columns then stand in that order.
+
+    Raises:
+        ConfigError: When it cannot be read, or its names are not those of the classes.
+    """
+    readers = {".csv": _read_csv, ".json": _read_json, ".npy": _read_npy}
+    if path.suffix not in readers:
+        raise ConfigError(f"{path}: costs are read from {', '.join(readers)} files")
+    try:
+        names, rows = readers[path.suffix](path)
+        matrix = np.array(rows, dtype=np.float64)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror or error})") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is no matrix of numbers ({error}); expected a row a true class") from error
+    if not names:
+        return matrix
+    if sorted(names) != sorted(classes):
+        raise ConfigError(f"{path} names the classes {', '.join(names)}; expected {', '.join(classes)}, in any order")
+    order = [names.index(name) for name in classes]
+    return matrix[np.ix_(order, order)] if matrix.shape == (len(names), len(names)) else matrix
+
+
+def check_costs(costs: Array, *, classes: Sequence[str], source: str) -> Array:
+    """Return the costs, refusing what cannot be meant.
+
+    Raises:
+        ConfigError: When they are not (K, K), or one is not finite, negative, or for being right.
+    """
+    count = len(classes)
+    if costs.shape != (count, count):
+        raise ConfigError(
+            f"{source}: the costs have shape {costs.shape}; expected {(count, count)}, a row a true class and a column a predicted one"
+        )
+    for true, predicted in np.argwhere(~(np.isfinite(costs) & (costs >= 0))):
+        raise ConfigError(
+            f"{source}: taking {classes[true]!r} for {classes[predicted]!r} costs {costs[true, predicted]:g}; expected a finite number from 0 on"
+        )
+    for label in np.flatnonzero(np.diag(costs)):
+        raise ConfigError(f"{source}: being right on {classes[label]!r} costs {costs[label, label]:g}; expected 0")
+    return costs
+
+
+def class_index(name: str, classes: Sequence[str], *, context: str = "") -> int:
+    """Return the position of a class that is given by its name or its number.
+
+    Raises:
+        ConfigError: When there is none; the message begins with `context`, offers the nearest name and lists all.
+    """
+    if name in classes:
+        return list(classes).index(name)
+    if name.isdigit() and int(name) < len(classes):
+        return int(name)
+    raise ConfigError(f"{context}unknown class {name!r}{nearest(name, classes)}; known: {', '.join(classes)}")
+
+
+def cost_record(predicted: Labels, labels: Labels, costs: Array) -> CostRecord:
+    """Return what the mistakes among these predictions cost; `costs` (K, K) has true classes in rows."""
+    paid = metrics.image_costs(predicted, labels, costs)
+    low, high = metrics.mean_interval(paid) or (None, None)
+    return CostRecord(
+        mean=float(paid.mean()) if len(paid) else None,
+        low=low,
+        high=high,
+        total=float(paid.sum()),
+        count=len(paid),
+        per_class=tuple(
+            float(paid[labels == label].mean()) if (labels == label).any() else None for label in range(len(costs))
+        ),
+        pairs=_cost_pairs(predicted, labels, costs),
+    )
+
+
+def _cost_pairs(predicted: Labels, labels: Labels, costs: Array) -> tuple[CostPairRecord, ...]:
+    counts = metrics.confusion(predicted, labels, num_classes=len(costs))
+    totals = counts * costs
+    order = np.argsort(-totals, axis=None, kind="stable")[: np.count_nonzero(totals)]
+    return tuple(
+        CostPairRecord(
+            true=int(true), predicted=int(guess), count=int(counts[true, guess]), total=float(totals[true, guess])
+        )
+        for true, guess in zip(*np.unravel_index(order, totals.shape), strict=True)
+    )
+
+
+def _record(costs: Array, *, source: str, classes: Sequence[str]) -> CostsRecord:
+    checked = check_costs(costs, classes=classes, source=source)
+    return CostsRecord(source=source, matrix=tuple(map(tuple, checked.tolist())))
+
+
+def _read_csv(path: Path) -> tuple[list[str], Any]:
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
+    # Class names may be numbers themselves, so a header is told by the one row that is too many.
+    header = bool(rows) and len(rows) == len(rows[0]) + 1
+    return (rows[0], rows[1:]) if header else ([], rows)
+
+
+def _read_json(path: Path) -> tuple[list[str], Any]:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return (list(map(str, content["classes"])), content["costs"]) if isinstance(content, dict) else ([], content)
+
+
+def _read_npy(path: Path) -> tuple[list[str], Any]:
+    return [], np.load(path, allow_pickle=False)
