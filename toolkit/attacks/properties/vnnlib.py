@@ -194,7 +194,9 @@ def _add(term: Expression, factor: float, weights: dict[str, float], declared: s
         case ["-", first, *rest]:
             taken = sum(_add(part, -factor, weights, declared) for part in rest)
             return _add(first, factor, weights, declared) + taken
-        case ["*", str(number), part] | ["*", part, str(number)] if number not in declared:
+        case ["*", str(number), part] if number not in declared:
+            return _add(part, factor * _number(number, declared), weights, declared)
+        case ["*", part, str(number)] if number not in declared:
             return _add(part, factor * _number(number, declared), weights, declared)
     raise DataError(f"{_written(term)} is not covered; expected sums of numbers and variables times numbers")
 
