@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,14 +36,15 @@ from toolkit.options import (
     plugin_options,
     read_config,
 )
+from toolkit.printing import emit, finish_eval, show_answers, show_bench
 from toolkit.registry import FOLDERS, Entry, entries
 from toolkit.runs import Run
 from toolkit.stages import (
     attack_runs,
     bench_run,
     bundled,
+    demo_run,
     eval_run,
-    export_run,
     exported,
     falsify_run,
     import_run,
@@ -61,39 +61,6 @@ RUN_OPTIONS = [
     click.Option(["--fresh/--resume"], default=False, help="start over, or continue what is unfinished (default)"),
     click.Option(["--json", "as_json"], is_flag=True, help="print a JSON object instead of the path"),
 ]
-
-
-def show_answers(out: Run, values: Mapping[str, Any], *, single: bool) -> None:
-    """Print the answer to one property in VNN-COMP's format, or the run folder of many."""
-    from toolkit.attacks.properties.instances import format_answer, read_answers
-
-    records, counterexamples = read_answers(out)
-    if values.get("as_json"):
-        emit(out, values, answers=[record.model_dump() for record in records])
-    elif single:
-        click.echo(counterexamples.get(0) or format_answer(records[0].verdict), nl=False)
-        click.echo(f"run: {out.path}", err=True)
-    else:
-        emit(out, values)
-
-
-def finish_eval(out: Run, values: Mapping[str, Any]) -> None:
-    """Show the table, print the result and leave with 1 when a gate has failed."""
-    from toolkit.evaluation.results import Results
-    from toolkit.reports.terminal import print_results
-
-    results = Results.model_validate_json(out.file("results.json").read_bytes())
-    print_results(results)
-    click.echo(f"report: {out.path / 'report.html'}", err=True)
-    emit(out, values, gates=[gate.model_dump() for gate in results.gates])
-    if not all(gate.passed for gate in results.gates):
-        sys.exit(1)
-
-
-def emit(out: Run, values: Mapping[str, Any], **more: object) -> None:
-    """Print the run folder, or a JSON object with it."""
-    result = {"run": str(out.path), "outputs": out.outputs(), **more}
-    click.echo(json.dumps(result) if values.get("as_json") else str(out.path))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -233,33 +200,13 @@ def bench() -> None:
 @bench.command(name="engines", params=[*config_options(BenchConfig), *RUN_OPTIONS])
 def bench_engines_(**values: Any) -> None:
     """Latency percentiles, images a second and peak memory of engines at several batch sizes."""
-    from toolkit.evaluation.bench import BenchReport
-    from toolkit.reports.bench_text import print_bench
-
-    out = bench_run(read_config(BenchConfig, values), values)
-    report = BenchReport.model_validate_json(out.file("bench.json").read_bytes())
-    print_bench(report, file=sys.stderr)
-    emit(out, values, cases=[case.model_dump(exclude={"seconds"}) for case in report.cases])
+    show_bench(bench_run(read_config(BenchConfig, values), values), values)
 
 
 @cli.command(params=RUN_OPTIONS)
 def demo(**values: Any) -> None:
     """Train, attack, export, evaluate and report on handwritten digits, in about a minute and without a download."""
-    here = {"fresh": values["fresh"]}
-    trained = train_run(build_config(TrainConfig, options=DEMO_TRAIN), here)
-    model = str(trained.path)
-    budgets = [("fgsm", "0.1"), ("pgd-linf", "0.05"), ("pgd-linf", "0.1"), ("noise", "0.1")]
-    shared = {"model": model, "pixels": "uint8"}
-    sets = [
-        str(attack_runs([build_config(AttackConfig, options={**shared, "attack": name, "eps": eps})], here)[0].path)
-        for name, eps in budgets
-    ]
-    graphs = export_run(build_config(ExportConfig, options={"model": model}), here)
-    engines = (model, f"pytorch+fp16:{model}", str(graphs.path))
-    finish_eval(eval_run(build_config(EvalConfig, options={"engines": engines, "sets": tuple(sets)}), values), values)
-
-
-DEMO_TRAIN = {"data.name": "digits", "model": "small-cnn", "epochs": 8, "batch_size": 32, "lr": 0.05}
+    finish_eval(demo_run(values), values)
 
 
 def study_command(entry: Entry) -> click.Command:
@@ -344,6 +291,25 @@ def diff(before: Path, after: Path, fail_on_loss: bool, as_markdown: bool, as_js
 
 
 LISTED = {kind if kind == "data" else "studies" if kind == "study" else f"{kind}s": kind for kind in FOLDERS}
+
+
+@cli.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+def inspect(path: Path, as_json: bool) -> None:
+    """Measure how weights are distributed, layer by layer: of a checkpoint, an ONNX file or a run folder that holds some."""
+    from toolkit.evaluation.weights import inspect_weights
+    from toolkit.reports.terminal import print_table
+    from toolkit.reports.weights import layer_table
+
+    found = inspect_weights(path)
+    if as_json:
+        click.echo(
+            json.dumps({name: [layer.model_dump() for layer in layers] for name, layers in found.items()}, indent=1)
+        )
+        return
+    for name, layers in found.items():
+        print_table(layer_table(layers), title=name, file=sys.stdout)
 
 
 @cli.command(name="list")

@@ -274,3 +274,21 @@ def test_results_meet_the_published_schema(graphs: Path, make_set: MakeSet, tmp_
     jsonschema.validate(written, schema)
     with pytest.raises(jsonschema.ValidationError, match="'extra' was unexpected"):
         jsonschema.validate({**written, "extra": 1}, schema)
+
+
+def test_costs_are_measured_limited_and_can_be_computed_again(graphs: Path, make_set: MakeSet, tmp_path: Path) -> None:
+    asked = {"protect": "bee", "cost": 5, "side": "miss", "max_cost": ["robust_cost@bee=0.0", "clean_cost=9"]}
+    results = run_eval(tmp_path / "eval", engines=[str(graphs)], sets=[str(make_set())], **asked)
+    assert results.costs is not None
+    assert results.costs.source == "protect bee, cost 5, side miss"
+    for cell in results.cells:
+        assert cell.cost is not None
+        wrong = np.array(cell.confusion) * (1 - np.eye(3))
+        assert cell.cost.total == wrong[0].sum() + 5 * wrong[1].sum() + wrong[2].sum()
+    assert [gate.passed for gate in results.gates] == [False] * 3 + [True] * 3
+    assert recompute(Run.open(tmp_path / "eval")) == results
+
+
+def test_a_limit_on_costs_needs_costs(graphs: Path, make_set: MakeSet, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="needs costs: give --costs FILE or --protect CLASS"):
+        run_eval(tmp_path / "eval", engines=[str(graphs)], sets=[str(make_set())], max_cost=["clean_cost=1"])

@@ -27,6 +27,8 @@ def render_markdown(run: EvalRun) -> str:
         parts += ["## The worst attack of a budget, image by image", table(tables.worst_cases(results))]
     if results.gaps:
         parts += ["## What knowing more of an engine gains", table(tables.gaps(results))]
+    if results.costs:
+        parts += ["## What mistakes cost", escape(wording.costs(results)), table(tables.costs(results))]
     fence = "```"
     parts += ["## How to repeat it", f"{fence}sh\n{run.command}\n{fence}"]
     return "\n\n".join(parts) + "\n"

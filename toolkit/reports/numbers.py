@@ -46,6 +46,11 @@ def drop(value: float | None) -> str:
     return _defined(value, lambda number: f"{_decimal(100 * number, 1)} points")
 
 
+def cost(value: float | None) -> str:
+    """Write a cost an image, in the unit of the cost matrix."""
+    return _defined(value, lambda number: f"{number:.3f}")
+
+
 def p_value(value: float) -> str:
     """Write a p value: `0.042`, or `< 0.001`."""
     return "< 0.001" if value < 0.001 else f"{value:.3f}"

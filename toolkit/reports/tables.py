@@ -12,6 +12,7 @@ from toolkit.config import format_eps
 from toolkit.evaluation.results import (
     CellRecord,
     ClassRecord,
+    CostRecord,
     EngineRecord,
     RateRecord,
     Results,
@@ -128,6 +129,17 @@ def attacks(results: Results) -> Table:
         for set_, engine, cell in _by_set(results, adversarial_sets(results))
     ]
     return Table(columns=(_text("Set"), _text("Engine"), *map(Column, titles)), rows=tuple(rows), grouped=True)
+
+
+def costs(results: Results) -> Table:
+    """Each set, engine by engine: what an image is expected to cost, and where that comes from."""
+    titles = (Column("Expected cost"), Column("95 % interval"), _text("Dearest class"), _text("Dearest mistake"))
+    rows = [
+        (Cell(set_.name), Cell(engine.name), *_cost_cells(cell.cost, results.classes))
+        for set_, engine, cell in _by_set(results, results.sets)
+        if cell.cost
+    ]
+    return Table(columns=(_text("Set"), _text("Engine"), *titles), rows=tuple(rows), grouped=True)
 
 
 def agreement(results: Results) -> Table:
@@ -323,6 +335,19 @@ def _worst_class(cell: CellRecord) -> Cell:
         return Cell("–")
     record = cell.per_class[cell.worst_class]
     return Cell(record.name, numbers.percent(record.accuracy.value))
+
+
+def _cost_cells(record: CostRecord, classes: Sequence[str]) -> tuple[Cell, ...]:
+    limits = "–" if record.low is None or record.high is None else f"{record.low:.3f}–{record.high:.3f}"
+    known = [(mean, -label) for label, mean in enumerate(record.per_class) if mean is not None]
+    price, label = max(known, default=(0.0, 0))
+    pair = record.pairs[0] if record.pairs else None
+    return (
+        Cell(numbers.cost(record.mean)),
+        Cell(limits),
+        Cell(classes[-label], numbers.cost(price)) if price else Cell("–"),
+        Cell(f"{classes[pair.true]} as {classes[pair.predicted]}", f"{pair.total:g} in all") if pair else Cell("–"),
+    )
 
 
 def _throughput(engine: EngineRecord) -> str:

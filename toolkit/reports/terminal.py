@@ -6,7 +6,7 @@ import sys
 from typing import IO, TYPE_CHECKING
 
 from toolkit.evaluation.results import Results
-from toolkit.reports import tables
+from toolkit.reports import tables, wording
 from toolkit.reports.numbers import visible_results
 from toolkit.reports.tables import Cell, Table
 
@@ -26,6 +26,8 @@ def print_results(results: Results, *, file: IO[str] | None = None) -> None:
         print_table(tables.worst_cases(shown), title="The worst attack of a budget, image by image", file=file)
     if shown.gaps:
         print_table(tables.gaps(shown), title="What knowing more of an engine gains", file=file)
+    if shown.costs:
+        print_table(tables.costs(shown), title=wording.costs(shown), file=file)
     if shown.gates:
         print_table(tables.gates(shown), title="Limits", file=file)
     for warning in shown.warnings:

@@ -41,6 +41,11 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
     ),
     ("Drop, points", "Clean accuracy minus adversarial accuracy, in percentage points."),
     (
+        "Expected cost",
+        "Mean over all images of what an engine's mistakes on them cost, by the costs that were given for each class pair; being right costs "
+        "nothing. Its interval is the normal one of a mean. The dearest class is the true class whose images cost the most each.",
+    ),
+    (
         "McNemar p",
         "Exact two-sided test of an engine against the reference on the same images: how surprising the split of the images that only "
         "one of the two gets right would be, if both were equally good. Not corrected for the number of comparisons.",
@@ -73,13 +78,22 @@ def verdict(results: Results) -> str:
 
 
 def measured(gate: GateRecord) -> str:
-    """Write what was measured for a limit: a rate in percent, or a drop in points."""
+    """Write what was measured for a limit: a rate in percent, a drop in points, or a cost."""
+    if _is_cost(gate):
+        return numbers.cost(gate.measured)
     return numbers.drop(gate.measured) if _is_drop(gate) else numbers.percent(gate.measured)
 
 
 def required(gate: GateRecord) -> str:
     """Write what a limit asks for."""
+    if _is_cost(gate):
+        return f"at most {gate.limit:g}"
     return f"at most {numbers.drop(gate.limit)}" if _is_drop(gate) else f"at least {numbers.percent(gate.limit)}"
+
+
+def costs(results: Results) -> str:
+    """Say where the costs come from."""
+    return f"What mistakes cost: {results.costs.source if results.costs else 'nothing was said'}"
 
 
 def title(results: Results) -> str:
@@ -110,6 +124,10 @@ def between(record: GapRecord) -> str:
 
 def _is_drop(gate: GateRecord) -> bool:
     return gate.text.startswith("max-drop")
+
+
+def _is_cost(gate: GateRecord) -> bool:
+    return gate.text.startswith("max-cost")
 
 
 def _count(number: int, noun: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from toolkit.attacks.base import Draws
@@ -23,6 +23,7 @@ from toolkit.data.poison import load_poison, poison_splits
 from toolkit.data.squeeze import squeeze
 from toolkit.errors import ConfigError, DataError, ModelError
 from toolkit.evaluation.metrics import Rate, per_class_accuracy
+from toolkit.evaluation.weights import measure_layers
 from toolkit.models.base import Classifier, build_classifier, load_classifier, save_classifier, torch_device
 from toolkit.progress import Advance, progress
 from toolkit.registry import entries
@@ -38,6 +39,7 @@ from toolkit.training.state import (
     load_state,
     save_state,
 )
+from toolkit.types import Array
 
 CHECKPOINT = "model.safetensors"
 HISTORY = "history.json"
@@ -130,7 +132,9 @@ def _continued(config: TrainConfig, train: LabelledImages) -> Classifier:
     model = load_classifier(run.file(CHECKPOINT)).requires_grad_(True).train()
     theirs, mine = (model.name, model.input_shape, model.classes), (config.model, train.input_shape, train.classes)
     if theirs != mine:
-        said = [f"{name} for images {shape} of {', '.join(classes[:3])}, ..." for name, shape, classes in (theirs, mine)]
+        said = [
+            f"{name} for images {shape} of {', '.join(classes[:3])}, ..." for name, shape, classes in (theirs, mine)
+        ]
         raise ModelError(f"{run.path} holds {said[0]}; expected {said[1]}; start from a run like this one")
     return model
 
@@ -201,6 +205,7 @@ def _run_epoch(state: TrainingState, material: _Material, config: TrainConfig, *
         validation_loss=loss,
         validation=validation,
         per_class=per_class,
+        layers=measure_layers(_layers(state.model)),
     )
 
 
@@ -240,6 +245,13 @@ def _validate(model: Classifier, material: _Material) -> tuple[float | None, Hit
     predicted = scores.argmax(1).numpy()
     per_class = per_class_accuracy(predicted, split.labels, num_classes=split.num_classes)
     return loss, _hits(Rate.of(predicted == split.labels)), tuple(map(_hits, per_class))
+
+
+def _layers(model: Classifier) -> dict[str, Array]:
+    layers = {
+        name: module for name, module in model.network.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))
+    }
+    return {f"{name}.weight": layer.weight.detach().cpu().numpy() for name, layer in layers.items()}
 
 
 def _hits(rate: Rate) -> HitsRecord:

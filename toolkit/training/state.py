@@ -16,6 +16,7 @@ from torch import Tensor
 
 from toolkit.config import Strict, TrainConfig
 from toolkit.errors import ModelError
+from toolkit.evaluation.weights import LayerRecord
 from toolkit.models.base import Classifier
 from toolkit.runs import atomic
 from toolkit.training.objectives.base import Objective
@@ -40,6 +41,7 @@ class EpochRecord(Strict):
         validation_loss: Mean cross-entropy.
         validation: Accuracy.
         per_class: Accuracy of each class, in the order of `classes`.
+        layers: How the weights of each layer are distributed.
     """
 
     epoch: int
@@ -48,6 +50,7 @@ class EpochRecord(Strict):
     validation_loss: float | None
     validation: HitsRecord | None
     per_class: tuple[HitsRecord, ...]
+    layers: tuple[LayerRecord, ...] = ()
 
 
 class _Rest(Strict):
