@@ -17,9 +17,10 @@ ROOT = Path(__file__).resolve().parent.parent
 #: A row may import every row below it; what stands in one row does not import each other.
 ROWS = (
     ("cli",),
-    ("doctor",),
+    ("doctor", "stages", "printing"),
     ("studies",),
     ("deployment", "poisoning", "reports"),
+    ("building",),
     ("training",),
     ("attacks",),
     ("evaluation",),
@@ -30,13 +31,13 @@ ROWS = (
     ("runs",),
     ("options", "parameters"),
     ("config", "environment"),
-    ("registry", "optional", "progress"),
+    ("registry", "optional", "progress", "config_reading"),
     ("types", "errors"),
     ("export", "kernels"),
 )
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
 #: The only ones that import a leaf.
-DOORS = {"kernels": {"ops"}, "export": {"deployment"}}
+DOORS = {"kernels": {"ops"}, "export": {"deployment", "building"}}
 
 TORCH_HOMES = (
     "toolkit/models/",

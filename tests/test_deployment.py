@@ -1,10 +1,7 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +12,9 @@ import torch
 
 from toolkit.config import ExportConfig, ParityLimits, TrainConfig
 from toolkit.data.base import load_splits
-from toolkit.deployment import ParityReport, build_tensorrt, export_model, failed_limits, list_targets
+from toolkit.deployment import ParityReport, export_model, failed_limits, list_targets
 from toolkit.engines.base import open_engine, predict_all
-from toolkit.errors import ConfigError, GateError, ModelError, RunError, UnavailableError
+from toolkit.errors import ConfigError, GateError, ModelError, RunError
 from toolkit.evaluation.metrics import accuracy, predictions
 from toolkit.evaluation.parity import compare_logits
 from toolkit.models.base import Classifier, build_classifier, load_classifier, save_classifier
@@ -262,20 +259,3 @@ def test_an_export_that_cannot_be_made_is_an_error_of_the_model(trained: Path, t
 def test_only_a_train_run_can_be_exported(exported: Run, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="is the run of a 'export' stage; expected one of 'train'"):
         export(exported.path, tmp_path / "out")
-
-
-def test_building_a_plan_needs_neither_torch_nor_onnx() -> None:
-    code = (
-        "import sys, toolkit.deployment, export.to_tensorrt; "
-        "sys.exit(', '.join({'torch', 'onnx', 'onnxruntime', 'tensorrt'} & set(sys.modules)) or 0)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_a_plan_without_tensorrt_is_an_error_that_says_how_to_get_it(exported: Run, tmp_path: Path) -> None:
-    if importlib.util.find_spec("tensorrt"):
-        pytest.skip("TensorRT is installed here")
-    with pytest.raises(
-        UnavailableError, match=r"tensorrt is needed to build a plan .*pip install 'edgeproof\[tensorrt\]'"
-    ):
-        build_tensorrt(exported.path / "model.fp32.onnx", tmp_path / "model.plan")

@@ -6,7 +6,6 @@ Calibration images come from the training side as well. `parity.json` keeps ever
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import sys
@@ -14,14 +13,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from toolkit import __version__
-from toolkit.config import DataConfig, ExportConfig, ParityLimits, Strict
+from toolkit.building import as_model_error
+from toolkit.config import DataConfig, ExportConfig, ParityLimits, QatConfig, Strict
 from toolkit.data.base import LabelledImages, Splits, load_dataset, load_splits
 from toolkit.engines.base import open_engine, predict_all
-from toolkit.engines.onnx_file import read_onnx
-from toolkit.errors import ConfigError, GateError, ModelError
+from toolkit.errors import ConfigError, GateError
 from toolkit.evaluation.metrics import accuracy, predictions
 from toolkit.evaluation.parity import Parity, compare_logits
 from toolkit.evaluation.results import RateRecord
@@ -33,7 +32,6 @@ from toolkit.types import Logits
 
 if TYPE_CHECKING:
     from export.int8 import Int8Report
-    from export.to_tensorrt import PlanSettings
 
 SCHEMA_VERSION = 1
 CHECKPOINT, FP32, PARITY = "model.safetensors", "model.fp32.onnx", "parity.json"
@@ -122,7 +120,8 @@ def export_model(config: ExportConfig, out: Run) -> None:
     require("onnxruntime", extra="cpu", purpose="check exported graphs")
     source = Run.open(config.model, kind="train")
     checkpoint = source.file(CHECKPOINT)
-    validation, calibration = _choose_images(load_splits(DataConfig.model_validate(source.config["data"])), config)
+    splits = load_splits(DataConfig.model_validate(source.config["data"]))
+    validation, calibration = _choose_images(splits, config)
     reference = _logits(checkpoint, validation, config, backend="pytorch")
     records = []
     targets = list_targets(config)
@@ -130,6 +129,8 @@ def export_model(config: ExportConfig, out: Run) -> None:
         for target in targets:
             started = time.monotonic()
             int8 = _write(target, checkpoint, config, calibration, out.path)
+            if int8 and config.qat:
+                _fine_tune(out.path / target.file, splits.train, config.qat)
             seconds = time.monotonic() - started
             if int8 and int8.unquantized:
                 print(f"edgeproof: {target.file} leaves in float: {', '.join(int8.unquantized)}", file=sys.stderr)
@@ -190,7 +191,7 @@ def _write(
     from export.int8 import quantize_int8
 
     source, path = folder / FP32, folder / target.file
-    with _as_model_error():
+    with as_model_error():
         if target.precision == "fp32":
             _write_fp32(checkpoint, path, config)
         elif target.precision == "fp16":
@@ -201,6 +202,28 @@ def _write(
                 source, path, calibration=images, recipe=target.recipe, method=config.calibration_method
             )
     return None
+
+
+def _fine_tune(path: Path, train: LabelledImages, config: QatConfig) -> None:
+    """Train an INT8 graph's weights where it stands."""
+    import torch
+
+    from export.requantize import store_parameters, stored_parameters
+    from toolkit.models.imported import import_onnx
+    from toolkit.training.quantization_aware import Rounding, TrainableGraph, fine_tune
+
+    with as_model_error():
+        grids = stored_parameters(path)
+    roundings = {
+        name: grid and Rounding(torch.from_numpy(grid.scale.copy()), grid.axis, grid.low, grid.high)
+        for name, grid in grids.items()
+    }
+    images = train.head(config.limit, seed=config.seed)
+    with progress(f"train {path.name}", config.epochs * len(images)) as advance:
+        trained = fine_tune(TrainableGraph(import_onnx(path), roundings), images, config, advance=advance)
+    about = {f"qat_{key}": str(value) for key, value in config.model_dump(exclude_none=True).items()}
+    with as_model_error():
+        store_parameters(path, path, trained, metadata=about)
 
 
 def _write_fp32(checkpoint: Path, path: Path, config: ExportConfig) -> None:
@@ -219,34 +242,6 @@ def _write_fp32(checkpoint: Path, path: Path, config: ExportConfig) -> None:
     export_onnx(
         model, path, input_shape=model.input_shape, opset=config.opset, exporter=config.exporter, metadata=metadata
     )
-
-
-def build_tensorrt(graph: Path, plan: Path, *, settings: PlanSettings | None = None) -> dict[str, Any]:
-    """Build a TensorRT plan from a graph, on the GPU that will run it; needs neither torch nor onnx.
-
-    Returns:
-        The description of the plan, which is also in a JSON file beside it.
-
-    Raises:
-        UnavailableError: When TensorRT is not installed.
-        ModelError: When it refuses the graph or the settings.
-    """
-    require("tensorrt", extra="tensorrt", purpose=f"build a plan from {graph}")
-    from export.to_tensorrt import build_plan
-
-    with _as_model_error():
-        return build_plan(graph, plan, settings=settings, metadata=read_onnx(graph).metadata)
-
-
-@contextlib.contextmanager
-def _as_model_error() -> Iterator[None]:
-    """Give an error of `export`, which knows no toolkit, the exit status of a bad model."""
-    from export.base import ExportError
-
-    try:
-        yield
-    except ExportError as error:
-        raise ModelError(str(error)) from error
 
 
 def _logits(path: Path, data: LabelledImages, config: ExportConfig, *, backend: str) -> Logits:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,8 @@ SHORT = {
     "precisions": "precision",
     "recipes": "recipe",
     "batch_sizes": "batch-size",
+    "source": "from",
+    "input_range": "range",
 }
 
 
@@ -34,9 +36,8 @@ def config_options(kind: type[Strict], *, hidden: Iterable[str] = ()) -> list[cl
         kind: The configuration.
         hidden: Dotted names of fields that get no option of their own.
     """
-    options = [_field_option(path, field) for path, field in _fields(kind) if path not in set(hidden)]
     return [
-        *(option for option in options if option),
+        *field_options(kind, hidden=hidden),
         click.Option(
             ["--config", "config_file"], type=click.Path(path_type=Path), help="JSON file with the configuration"
         ),
@@ -44,8 +45,27 @@ def config_options(kind: type[Strict], *, hidden: Iterable[str] = ()) -> list[cl
     ]
 
 
-def read_config(kind: type[Strict], values: dict[str, Any], **fixed: Any) -> Any:
+def field_options(kind: type[Strict], *, hidden: Iterable[str] = (), when: str = "") -> list[click.Option]:
+    """Return the options of the fields alone, their help beginning with when they count."""
+    options = [_field_option(path, field, when) for path, field in _fields(kind) if path not in set(hidden)]
+    return [option for option in options if option]
+
+
+def given_options(kind: type[Strict], values: Mapping[str, Any]) -> list[str]:
+    """Return the names of a configuration's options that were given on the command line."""
+    return [f"--{_word(path)}" for path, _ in _fields(kind) if values.get(_dest(path)) not in (None, ())]
+
+
+def read_config(
+    kind: type[Strict], values: dict[str, Any], *, base: Mapping[str, Any] | None = None, **fixed: Any
+) -> Any:
     """Build the configuration from what click parsed, removing its entries from `values`.
+
+    Args:
+        kind: The configuration.
+        values: What click parsed.
+        base: Values that count where nothing else is given.
+        fixed: Values that count in any case, by dotted name.
 
     Raises:
         ConfigError: As `build_config` does.
@@ -53,7 +73,7 @@ def read_config(kind: type[Strict], values: dict[str, Any], **fixed: Any) -> Any
     file, overrides = values.pop("config_file"), values.pop("overrides")
     given = {path: values.pop(_dest(path)) for path, _ in _fields(kind) if _dest(path) in values}
     explicit = {path: value for path, value in given.items() if value not in (None, ())}
-    return build_config(kind, file=file, sets=overrides, options={**explicit, **fixed})
+    return build_config(kind, file=file, sets=overrides, options={**explicit, **fixed}, base=base)
 
 
 def plugin_options(entry: Entry, *, skip: Iterable[str] = ()) -> list[click.Option]:
@@ -107,18 +127,22 @@ def _fields(kind: type[BaseModel], prefix: str = "") -> Iterable[tuple[str, Fiel
             yield f"{prefix}{name}", field
 
 
+def _word(path: str) -> str:
+    return SHORT.get(path, path.rpartition(".")[2]).replace("_", "-")
+
+
 def _dest(path: str) -> str:
     return "config_" + path.replace(".", "_")
 
 
-def _field_option(path: str, field: FieldInfo) -> click.Option | None:
-    word = SHORT.get(path, path.rpartition(".")[2]).replace("_", "-")
+def _field_option(path: str, field: FieldInfo, when: str = "") -> click.Option | None:
+    word = _word(path)
     kind, multiple = _click_type(field.annotation)
     if kind is None:
         return None
     default = field.get_default(call_default_factory=True) if not field.is_required() else None
     shown = "" if default in (None, (), "") else f"  [default: {_show(default)}]"
-    help_text = f"{field.description or ''}{shown}"
+    help_text = f"{when}{field.description or ''}{shown}"
     if kind is bool:
         return click.Option([f"--{word}/--no-{word}", _dest(path)], default=None, help=help_text)
     return click.Option([f"--{word}", _dest(path)], type=kind, multiple=multiple, default=None, help=help_text)
@@ -126,6 +150,8 @@ def _field_option(path: str, field: FieldInfo) -> click.Option | None:
 
 def _click_type(annotation: Any) -> tuple[Any, bool]:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _click_type(arguments[0])
     if origin is tuple:
         kind = _click_type(arguments[0])[0]
         return (str if kind is int else kind), True  # read by pydantic, which understands 3,32,32

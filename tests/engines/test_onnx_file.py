@@ -50,10 +50,16 @@ def test_the_signature_is_that_of_the_graph(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"input_type": UINT8}, r"takes uint8 .*put the cast to float32 and the division by 255 inside the graph"),
-        ({"input_type": FLOAT16}, r"takes float16 .*convert to FP16 again with float32 inputs"),
-        ({"shape": ("n", 8, 2, 3)}, r"looks like NHWC; expected float32 \(N, C, H, W\).*put a Transpose"),
-        ({"shape": ("n", 48)}, r"takes float32 \('n', 48\); expected float32 \(N, C, H, W\)"),
+        ({"input_type": UINT8}, r"takes uint8 .*bring it to that with: cli.py export --from .*m.onnx --range 255"),
+        ({"input_type": FLOAT16}, r"takes float16 .*export --from .*convert to FP16 again with float32 inputs"),
+        (
+            {"shape": ("n", 8, 2, 3)},
+            r"looks like NHWC; expected float32 \(N, C, H, W\).*export --from .*m.onnx --layout nhwc",
+        ),
+        (
+            {"shape": ("n", 48)},
+            r"takes float32 \('n', 48\); expected float32 \(N, C, H, W\).*--layout flat --input-shape C,H,W",
+        ),
         ({"shape": ("n", 3, "h", "w")}, "fix C, H and W when exporting, only N may be free"),
         ({"extra_input": True}, r"takes 2 inputs \(images, mask\); expected one"),
     ],

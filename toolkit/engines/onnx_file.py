@@ -124,13 +124,17 @@ def _image_shape(summary: OnnxSummary, path: Path) -> tuple[int, int, int]:
     value = summary.inputs[0]
     takes = f"{path} takes {value.dtype} {value.shape if value.shape is not None else 'of unknown shape'}"
     wanted = "expected float32 (N, C, H, W) in [0, 1]"
+    change = f"bring it to that with: cli.py export --from {path}"
     if value.dtype == "float16":
-        raise ModelError(f"{takes}; {wanted}: convert to FP16 again with float32 inputs and outputs (keep_io_types)")
+        raise ModelError(f"{takes}; {wanted}: {change}, or convert to FP16 again with float32 inputs (keep_io_types)")
     if value.dtype != "float32":
-        raise ModelError(f"{takes}; {wanted}: put the cast to float32 and the division by 255 inside the graph")
+        raise ModelError(f"{takes}; {wanted}: {change} --range 255")
     shape = value.shape or ()
-    if len(shape) == 4 and shape[3] in (1, 3, 4) and shape[1] not in (1, 3, 4):
-        raise ModelError(f"{takes}, which looks like NHWC; {wanted}: put a Transpose at the head of the graph")
+    ours = summary.noted("source_input") or summary.noted("input_shape")  # then the axes are known, however they look
+    if len(shape) == 4 and shape[3] in (1, 3, 4) and shape[1] not in (1, 3, 4) and not ours:
+        raise ModelError(f"{takes}, which looks like NHWC; {wanted}: {change} --layout nhwc")
+    if len(shape) == 2:
+        raise ModelError(f"{takes}; {wanted}: {change} --layout flat --input-shape C,H,W")
     if len(shape) not in (0, 4):
         raise ModelError(f"{takes}; {wanted}")
     sizes = [size for size in shape[1:] if isinstance(size, int)] if shape else []

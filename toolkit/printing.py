@@ -1,0 +1,55 @@
+"""What a command prints: its result on stdout, tables and places to look at on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from toolkit.runs import Run
+
+
+def emit(out: Run, values: Mapping[str, Any], **more: object) -> None:
+    """Print the run folder, or a JSON object with it."""
+    result = {"run": str(out.path), "outputs": out.outputs(), **more}
+    click.echo(json.dumps(result) if values.get("as_json") else str(out.path))
+
+
+def finish_eval(out: Run, values: Mapping[str, Any]) -> None:
+    """Show the table, print the result and leave with 1 when a gate has failed."""
+    from toolkit.evaluation.results import Results
+    from toolkit.reports.terminal import print_results
+
+    results = Results.model_validate_json(out.file("results.json").read_bytes())
+    print_results(results)
+    click.echo(f"report: {out.path / 'report.html'}", err=True)
+    emit(out, values, gates=[gate.model_dump() for gate in results.gates])
+    if not all(gate.passed for gate in results.gates):
+        sys.exit(1)
+
+
+def show_answers(out: Run, values: Mapping[str, Any], *, single: bool) -> None:
+    """Print the answer to one property in VNN-COMP's format, or the run folder of many."""
+    from toolkit.attacks.properties.instances import format_answer, read_answers
+
+    records, counterexamples = read_answers(out)
+    if values.get("as_json"):
+        emit(out, values, answers=[record.model_dump() for record in records])
+    elif single:
+        click.echo(counterexamples.get(0) or format_answer(records[0].verdict), nl=False)
+        click.echo(f"run: {out.path}", err=True)
+    else:
+        emit(out, values)
+
+
+def show_bench(out: Run, values: Mapping[str, Any]) -> None:
+    """Show who was timed, and print the result, without the samples."""
+    from toolkit.evaluation.bench import BenchReport
+    from toolkit.reports.bench_text import print_bench
+
+    report = BenchReport.model_validate_json(out.file("bench.json").read_bytes())
+    print_bench(report, file=sys.stderr)
+    emit(out, values, cases=[case.model_dump(exclude={"seconds"}) for case in report.cases])

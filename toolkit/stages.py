@@ -1,0 +1,241 @@
+"""The stages in their run folders: what each is called by, what it was made from, and how it is continued."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from toolkit.config import (
+    AttackConfig,
+    BenchConfig,
+    BuildConfig,
+    EvalConfig,
+    ExportConfig,
+    FalsifyConfig,
+    ImportConfig,
+    PoisonConfig,
+    Strict,
+    TrainConfig,
+    build_config,
+    format_eps,
+)
+from toolkit.errors import ConfigError
+from toolkit.options import given_options, read_config
+from toolkit.runs import Run
+
+R = TypeVar("R")
+
+
+def run_stage(
+    config: Strict,
+    stage: Callable[[Any, Run], object],
+    *,
+    kind: str,
+    name: str,
+    inputs: Mapping[str, Path],
+    values: Mapping[str, Any],
+) -> Run:
+    """Run one stage in its folder; a finished run of the same configuration and inputs is returned as it is."""
+    with start_run(config, kind=kind, name=name, inputs=inputs, values=values) as out:
+        carry_out(lambda: stage(config, out), [out])
+    return out
+
+
+def start_run(config: Strict, *, kind: str, name: str, inputs: Mapping[str, Path], values: Mapping[str, Any]) -> Run:
+    """Open the folder of a stage."""
+    plain = config.model_dump(mode="json")
+    place = {"out": values.get("out"), "fresh": values.get("fresh", False)}
+    return Run.start(kind, name, config=plain, inputs=inputs, seed=plain.get("seed"), **place)
+
+
+def carry_out(stage: Callable[[], object], outs: Sequence[Run]) -> None:
+    """Run a stage unless all its folders are finished."""
+    for out in outs:
+        if out.done:
+            click.echo(f"already done: {out.path}", err=True)
+    if not all(out.done for out in outs):
+        interruptible(stage, outs)
+
+
+def interruptible(stage: Callable[[], R], outs: Sequence[Run]) -> R:
+    """Run a stage, and say what an interruption leaves."""
+    try:
+        return stage()
+    except KeyboardInterrupt:
+        saved = ", ".join(str(out.path) for out in outs)
+        click.echo(f"interrupted; what was saved is in {saved}, and the same command continues it", err=True)
+        raise
+
+
+def train_run(config: TrainConfig, values: Mapping[str, Any]) -> Run:
+    """Train a classifier."""
+    from toolkit.training.loop import train
+
+    name = f"{slug(config.data.name)}-{config.model}"
+    return run_stage(config, train, kind="train", name=name, inputs=config.inputs(), values=values)
+
+
+def poison_run(config: PoisonConfig, values: Mapping[str, Any]) -> Run:
+    """Make training images that confuse whoever trains on them."""
+    from toolkit.poisoning.base import poison
+
+    name = f"{slug(config.data.name)}-{config.method}-{slug(format_eps(config.eps))}"
+    return run_stage(config, poison, kind="poison", name=name, inputs=config.inputs(), values=values)
+
+
+def import_run(config: ImportConfig, values: Mapping[str, Any]) -> Run:
+    """Take a network and weights of the user's own."""
+    from toolkit.models.own import import_model
+
+    inputs = {"weights": Path(config.weights)}
+    name = f"{slug(config.data.name)}-{slug(config.model)}"
+    return run_stage(config, import_model, kind="train", name=name, inputs=inputs, values=values)
+
+
+def attack_runs(configs: Sequence[AttackConfig], values: Mapping[str, Any]) -> list[Run]:
+    """Craft the adversarial sets of one attack, a run for each budget; they share what work can be shared."""
+    from toolkit.attacks.craft import attack_sweep
+
+    if len(configs) > 1 and values.get("out"):
+        raise ConfigError(
+            f"--out names one folder and there are {len(configs)} budgets; leave it out or give one --eps"
+        )
+    with contextlib.ExitStack() as held:
+        outs = []
+        for config in configs:
+            name = f"{slug(config.model)}-{config.attack}-{slug(format_eps(config.eps))}"
+            inputs = {"model": Path(config.model)}
+            inputs |= {f"build {n}": Path(path) for n, path in enumerate(config.ensemble_builds or (), start=1)}
+            outs.append(held.enter_context(start_run(config, kind="attack", name=name, inputs=inputs, values=values)))
+        carry_out(lambda: attack_sweep(configs, outs), outs)
+    return outs
+
+
+def falsify_run(config: FalsifyConfig, values: Mapping[str, Any]) -> Run:
+    """Look for counterexamples to properties of graphs."""
+    from toolkit.attacks.properties.instances import answer_instances, read_instances
+
+    found = read_instances(config)
+    files = {path for instance in found for path in (instance.graph, instance.vnnlib)}
+    inputs = {path.name if len(found) == 1 else str(path): path for path in sorted(files)}
+    if config.instances:
+        inputs["instances"] = Path(config.instances)
+    name = slug(Path(config.instances or found[0].vnnlib).name)
+    return run_stage(config, answer_instances, kind="falsify", name=name, inputs=inputs, values=values)
+
+
+def export_run(config: ExportConfig, values: Mapping[str, Any]) -> Run:
+    """Write the graphs of a checkpoint, each past its parity gate."""
+    from toolkit.deployment import export_model
+
+    return run_stage(
+        config,
+        export_model,
+        kind="export",
+        name=slug(config.model),
+        inputs={"model": Path(config.model)},
+        values=values,
+    )
+
+
+def build_run(config: BuildConfig, values: Mapping[str, Any]) -> Run:
+    """Turn graphs into what a device opens."""
+    from toolkit.building import build_graphs
+
+    inputs = {"source": Path(config.source)}
+    if config.locked and config.timing_cache:
+        inputs["timing cache"] = Path(config.timing_cache)
+    name = f"{slug(Path(config.source).name)}-{config.target}"
+    return run_stage(config, build_graphs, kind="export", name=name, inputs=inputs, values=values)
+
+
+def eval_run(config: EvalConfig, values: Mapping[str, Any]) -> Run:
+    """Measure engines on adversarial sets and write the report."""
+    from toolkit.engines.specs import spec_path
+    from toolkit.evaluation.evaluate import evaluate
+    from toolkit.reports.write import write_reports
+
+    def stage(config: EvalConfig, out: Run) -> None:
+        evaluate(config, out)
+        write_reports(out)
+        out.finish()
+
+    inputs = {f"engine {n}": spec_path(text) for n, text in enumerate(config.engines)}
+    inputs |= {f"adversaries {n}": Path(path) for n, path in enumerate(config.sets)}
+    inputs |= {"bundle": values["bundle"]} if values.get("bundle") else {}
+    inputs |= {"costs": Path(config.costs)} if config.costs else {}
+    return run_stage(
+        config, stage, kind="eval", name=slug(config.sets[0] if config.sets else "clean"), inputs=inputs, values=values
+    )
+
+
+def bench_run(config: BenchConfig, values: Mapping[str, Any]) -> Run:
+    """Time engines."""
+    from toolkit.engines.specs import spec_path
+    from toolkit.evaluation.bench_engines import bench_engines
+
+    def stage(config: BenchConfig, out: Run) -> None:
+        bench_engines(config, out)
+        out.finish()
+
+    inputs = {f"engine {n}": spec_path(text) for n, text in enumerate(config.engines)}
+    return run_stage(config, stage, kind="bench", name="engines", inputs=inputs, values=values)
+
+
+def exported(values: dict[str, Any], *, pack_only: bool) -> Run:
+    """Export a checkpoint, or turn a graph into another form; an export run that is only to be packed is left as it is."""
+    built, export_only = given_options(BuildConfig, values), given_options(ExportConfig, values)
+    if built and export_only:
+        raise ConfigError(f"{built[0]} is for a graph and {export_only[0]} for a checkpoint; give one of the two")
+    if built and "--from" not in built:
+        raise ConfigError(f"{built[0]} is for a graph; name it with --from GRAPH.onnx")
+    if not built:
+        return export_run(read_config(ExportConfig, values), values)
+    config = read_config(BuildConfig, values)
+    if pack_only and built == ["--from"] and Path(config.source).is_dir():
+        return Run.open(config.source, kind="export")
+    return build_run(config, values)
+
+
+def bundled(bundle: Path, *, backends: Sequence[str], build: bool) -> dict[str, Any]:
+    """Unpack a bundle and return its evaluation, of plans built here where that is asked for."""
+    from toolkit.evaluation.bundled import unpack_bundle
+
+    config = unpack_bundle(bundle, backends=backends).model_dump()
+    if build:
+        folders = dict.fromkeys(config["engines"])
+        plans = [build_run(BuildConfig(source=folder, target="tensorrt"), {}) for folder in folders]
+        config |= {"engines": tuple(str(run.path) for run in plans), "device": "cuda"}
+    return config
+
+
+DEMO_TRAIN = {"data.name": "digits", "model": "small-cnn", "epochs": 8, "batch_size": 32, "lr": 0.05}
+DEMO_ATTACKS = (("fgsm", "0.1"), ("pgd-linf", "0.05"), ("pgd-linf", "0.1"), ("noise", "0.1"))
+
+
+def demo_run(values: Mapping[str, Any]) -> Run:
+    """Run all stages on handwritten digits and return the evaluation."""
+    here = {"fresh": values["fresh"]}
+    model = str(train_run(build_config(TrainConfig, options=DEMO_TRAIN), here).path)
+    shared = {"model": model, "pixels": "uint8"}
+    configs = [build_config(AttackConfig, options={**shared, "attack": name, "eps": eps}) for name, eps in DEMO_ATTACKS]
+    sets = tuple(str(attack_runs([config], here)[0].path) for config in configs)
+    graphs = export_run(build_config(ExportConfig, options={"model": model}), here)
+    config = build_config(EvalConfig, options={"engines": (model, str(graphs.path)), "sets": sets})
+    return eval_run(config, values)
+
+
+def slug(text: str) -> str:
+    """Make a part of a folder's name: `runs/train-digits-small-cnn-0123456789` becomes `digits-small-cnn`."""
+    word = Path(text).name if os.sep in text and not text.endswith("/255") else text
+    parts = word.split("-")
+    if parts[0] in ("train", "attack", "export", "eval", "bench") and len(parts) > 2:
+        parts = parts[1:-1]
+    return (
+        "".join(letter if letter.isalnum() or letter in "._" else "-" for letter in "-".join(parts)).strip("-") or "run"
+    )
