@@ -25,8 +25,8 @@ from toolkit.data.base import (
     load_splits,
     save_adversarial_set,
     split_dataset,
-    stratified_sample,
 )
+from toolkit.data.sampling import stratified_sample
 from toolkit.errors import ConfigError, DataError, RunError
 from toolkit.runs import Run
 

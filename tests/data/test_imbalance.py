@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.data.files import labelled
-from toolkit.data.base import LabelledImages
-from toolkit.data.imbalance import class_index, keep_counts, long_tailed, over_sample, under_sample
-from toolkit.errors import DataError
+from toolkit.data.base import Dataset, LabelledImages, split_dataset
+from toolkit.data.imbalance import class_index, imbalanced, keep_counts, long_tailed, over_sample, under_sample
+from toolkit.errors import ConfigError, DataError
 
 DATA = labelled([20, 20, 20, 20])
 
@@ -78,3 +78,27 @@ def test_an_unknown_class_or_profile_is_an_error() -> None:
         long_tailed(DATA, largest=16, ratio=0.5, seed=0)
     with pytest.raises(DataError, match="toy: 3 counts were given for 4 classes"):
         keep_counts(DATA, [1, 1, 1], seed=0)
+
+
+def test_users_write_an_imbalance_in_a_word() -> None:
+    for spec, expected in (
+        ("under:c1=4", [20, 4, 20, 20]),
+        ("under:1=4", [20, 4, 20, 20]),
+        ("over:c2=4", [4, 4, 20, 4]),
+        ("long-tailed:8", [20, 10, 5, 2]),
+    ):
+        assert counts(imbalanced(DATA, spec, seed=0)) == expected
+    for spec in ("under:c1", "between:c1=4", "long-tailed:", ""):
+        with pytest.raises(ConfigError, match=r"imbalance = .* is not known; expected under:CLASS=COUNT"):
+            imbalanced(DATA, spec, seed=0)
+
+
+def test_every_part_of_the_training_images_is_imbalanced_alike_and_the_test_images_stay() -> None:
+    whole = Dataset(labelled([5, 5], split="test"), lambda: labelled([100, 100]))
+    splits = split_dataset(whole, seed=0, validation=0.1, calibration=20, imbalance="under:c1=20")
+    assert [counts(splits.part(part)) for part in ("train", "validation", "calibration", "test")] == [
+        [75, 13],
+        [10, 2],
+        [15, 5],
+        [5, 5],
+    ]

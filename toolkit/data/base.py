@@ -16,6 +16,7 @@ import numpy as np
 
 from toolkit.config import DataConfig
 from toolkit.data.arrays import check_images, check_labels, read_npz, to_float, to_storage, write_npz
+from toolkit.data.sampling import equal_shares, held_out, stratified_sample
 from toolkit.errors import ConfigError, DataError, nearest
 from toolkit.registry import find
 from toolkit.runs import Run, atomic
@@ -217,30 +218,6 @@ class AdversarialSet:
                 )
 
 
-def stratified_sample(labels: Labels, count: int, *, seed: int) -> Array:
-    """Choose `count` positions with every class in proportion (largest remainders), in random order.
-
-    Raises:
-        DataError: When there are fewer than `count` images.
-    """
-    if count > len(labels):
-        raise DataError(f"{count} images were asked for and there are {len(labels)}; ask for fewer")
-    random = np.random.default_rng([seed, 1])
-    classes, sizes = np.unique(labels, return_counts=True)
-    quota, remainder = np.divmod(sizes * count, max(len(labels), 1))
-    quota[np.argsort(-remainder, kind="stable")[: count - int(quota.sum())]] += 1
-    chosen = [
-        random.permutation(np.flatnonzero(labels == label))[:wanted]
-        for label, wanted in zip(classes, quota, strict=True)
-    ]
-    return random.permutation(np.concatenate(chosen)) if chosen else np.empty(0, np.int64)
-
-
-def held_out(sizes: Array, fraction: float) -> Array:
-    """Return how many of each class to hold out: the fraction, rounded, but at least one."""
-    return np.maximum(np.rint(sizes * fraction).astype(np.int64), 1)
-
-
 def load_dataset(name: str, *, params: Mapping[str, Any] | None = None) -> Dataset:
     """Load a data set by its registry name, or `npz:PATH`, `folder:PATH` and the like.
 
@@ -281,6 +258,7 @@ def load_splits(config: DataConfig) -> Splits:
         validation=config.validation,
         calibration=config.calibration,
         limit_train=config.limit_train,
+        imbalance=config.imbalance,
     )
 
 
@@ -295,7 +273,13 @@ def load_part(config: DataConfig, part: str) -> LabelledImages:
 
 
 def split_dataset(
-    dataset: Dataset, *, seed: int, validation: float, calibration: int, limit_train: int | None = None
+    dataset: Dataset,
+    *,
+    seed: int,
+    validation: float,
+    calibration: int,
+    limit_train: int | None = None,
+    imbalance: str | None = None,
 ) -> Splits:
     """Split the training images into disjoint train, validation and calibration parts; the test images stay whole.
 
@@ -306,6 +290,7 @@ def split_dataset(
         calibration: Number of training images held out, as equal per class as the data allow: at least one and at most
             a quarter of a class, so that fewer are held out where the data are few.
         limit_train: Use at most so many of the training images, stratified.
+        imbalance: Keep other numbers of each class of these, as `data.imbalance` reads it; every part is imbalanced alike.
 
     Raises:
         DataError: When a class has too few images to appear in each part that is asked for.
@@ -314,10 +299,10 @@ def split_dataset(
         none = np.empty(0, np.int64)
         train, validated, calibrated = (dataset.test.take(none, split=part) for part in PARTS[:3])
         return Splits(train=train, validation=validated, calibration=calibrated, test=dataset.test)
-    pool = dataset.train.head(limit_train, seed=seed)
+    pool = _pool(dataset.train, limit_train, imbalance, seed=seed)
     classes, sizes = np.unique(pool.labels, return_counts=True)
     _check_class_sizes(dataset.train, pool, wanted=1 + (validation > 0) + (calibration > 0))
-    shares = _equal_shares(np.maximum(sizes // _CALIBRATION_SHARE, 1), calibration)
+    shares = equal_shares(np.maximum(sizes // _CALIBRATION_SHARE, 1), calibration)
     held = np.minimum(held_out(sizes, validation), sizes - shares - 1) if validation > 0 else np.zeros_like(sizes)
     random = np.random.default_rng([seed, 2])
     rows: list[list[Array]] = [
@@ -331,6 +316,13 @@ def split_dataset(
     return Splits(train=train, validation=validated, calibration=calibrated, test=dataset.test)
 
 
+def _pool(train: LabelledImages, limit: int | None, imbalance: str | None, *, seed: int) -> LabelledImages:
+    from toolkit.data.imbalance import imbalanced  # it is made of LabelledImages
+
+    pool = train.head(limit, seed=seed)
+    return pool if imbalance is None else imbalanced(pool, imbalance, seed=seed)
+
+
 def _check_class_sizes(whole: LabelledImages, pool: LabelledImages, *, wanted: int) -> None:
     had, has = (np.bincount(part.labels, minlength=part.num_classes) for part in (whole, pool))
     for label in np.flatnonzero((had > 0) & (has < wanted)):
@@ -338,16 +330,6 @@ def _check_class_sizes(whole: LabelledImages, pool: LabelledImages, *, wanted: i
             f"{pool.name}: class {pool.classes[label]!r} has {has[label]} training images; expected at least {wanted}, "
             "one for each of train, validation and calibration that is asked for; add images or raise limit_train"
         )
-
-
-def _equal_shares(sizes: Array, total: int) -> Array:
-    """Share `total` over classes as equally as their sizes allow, the first classes taking what does not divide."""
-    shares = np.zeros(len(sizes), np.int64)
-    while (left := min(total, int(sizes.sum())) - int(shares.sum())) > 0:
-        open_ = np.flatnonzero(shares < sizes)
-        each = max(left // len(open_), 1)
-        shares[open_[:left]] += np.minimum(each, (sizes - shares)[open_[:left]])
-    return shares
 
 
 def save_adversarial_set(run: Run, adversaries: AdversarialSet) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from toolkit.data.base import Dataset, LabelledImages, stratified_sample
+from toolkit.data.base import Dataset, LabelledImages
+from toolkit.data.sampling import stratified_sample
 from toolkit.optional import require
 from toolkit.registry import register
 from toolkit.types import Array

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from toolkit.data.arrays import to_float
-from toolkit.data.base import Dataset, LabelledImages, held_out
+from toolkit.data.base import Dataset, LabelledImages
 from toolkit.data.decode import decode_images
+from toolkit.data.sampling import held_out
 from toolkit.errors import ConfigError, DataError
 from toolkit.registry import register
 from toolkit.types import Array, Labels

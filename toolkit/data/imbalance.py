@@ -5,13 +5,42 @@ The order of the images stays. For one seed, a smaller subset of a class is a pa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
 
 from toolkit.data.base import LabelledImages
-from toolkit.errors import DataError, nearest
+from toolkit.errors import ConfigError, DataError, nearest
 from toolkit.types import Array
+
+_SPEC = re.compile(r"(under|over):(.+)=(\d+)|(long-tailed):(\d+(?:\.\d+)?)")
+
+
+def imbalanced(data: LabelledImages, spec: str, *, seed: int) -> LabelledImages:
+    """Keep other numbers of each class, as users write it.
+
+    Args:
+        data: The images.
+        spec: `under:CLASS=COUNT` keeps so many of the class, `over:CLASS=COUNT` so many of each other class, and
+            `long-tailed:RATIO` lets class sizes fall from the largest to a RATIO-th of it; CLASS is a name or an index.
+        seed: Seed of the choice.
+
+    Raises:
+        ConfigError: When the spec is none of these.
+        DataError: When there is no such class, or it has too few images.
+    """
+    match = _SPEC.fullmatch(spec)
+    if not match:
+        raise ConfigError(
+            f"imbalance = {spec!r} is not known; expected under:CLASS=COUNT, over:CLASS=COUNT or long-tailed:RATIO"
+        )
+    kind, target, count, tail, ratio = match.groups()
+    if tail:
+        return long_tailed(data, largest=int(_sizes(data).max()), ratio=float(ratio), seed=seed)
+    named = int(target) if target.isdigit() and target not in data.classes else target
+    sample = under_sample if kind == "under" else over_sample
+    return sample(data, target=named, count=int(count), seed=seed)
 
 
 def class_index(data: LabelledImages, target: int | str) -> int:
