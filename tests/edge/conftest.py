@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import cli
 from tests.edge.tiny_onnx import write_linear
 from toolkit.data.base import AdversarialSet, LabelledImages, save_adversarial_set
 from toolkit.runs import Run
@@ -81,3 +83,24 @@ def graphs(weights: NDArray[np.float32], tmp_path: Path) -> Path:
             write_linear(folder / f"model.{tag}.onnx", weights, precision=precision, classes=CLASSES)
         run.finish()
     return folder
+
+
+class Outcome:
+    """Exit status, stdout and stderr of one command."""
+
+    def __init__(self, status: int, out: str, err: str) -> None:
+        self.status, self.out, self.err = status, out, err
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    def call(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["cli.py", *map(str, arguments)])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        return Outcome(status, *capsys.readouterr())
+
+    return call

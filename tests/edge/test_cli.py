@@ -16,27 +16,6 @@ from tests.edge.conftest import MakeSet
 TORCH = importlib.util.find_spec("torch") is not None
 
 
-class Outcome:
-    """Exit status, stdout and stderr of one command."""
-
-    def __init__(self, status: int, out: str, err: str) -> None:
-        self.status, self.out, self.err = status, out, err
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
-    def call(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["cli.py", *map(str, arguments)])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        return Outcome(status, *capsys.readouterr())
-
-    return call
-
-
 @pytest.fixture
 def evaluated(run, graphs: Path, make_set: MakeSet) -> Path:  # type: ignore[no-untyped-def]
     pytest.importorskip("onnxruntime")
