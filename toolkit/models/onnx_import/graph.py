@@ -57,10 +57,23 @@ class Step:
 
 
 class OnnxGraph(nn.Module):
-    """A graph with one input and one output. It computes in the type of its buffers and of its input."""
+    """A graph with one input and one output. It computes in the type of its buffers and of its input.
 
-    def __init__(self, steps: Iterable[Step], weights: Mapping[str, Tensor], *, source: str, target: str) -> None:
+    Attributes:
+        names: Buffer to the name that the file has for it.
+    """
+
+    def __init__(
+        self,
+        steps: Iterable[Step],
+        weights: Mapping[str, Tensor],
+        *,
+        source: str,
+        target: str,
+        names: Mapping[str, str],
+    ) -> None:
         super().__init__()
+        self.names = dict(names)
         self.source = source
         self.target = target
         self.steps = _with_lifetimes(list(steps), keep=target)

@@ -88,7 +88,10 @@ class _Builder:
         """Return the module that computes the output of that name."""
         if target not in self.values:
             raise ModelError(f"the output {target!r} does not depend on the input; is this a classifier?")
-        return OnnxGraph(self.steps, self.buffers, source=self.source, target=self.values[target].name).eval()
+        names = {weight.key: name for name, weight in self.weights.items()}
+        return OnnxGraph(
+            self.steps, self.buffers, source=self.source, target=self.values[target].name, names=names
+        ).eval()
 
     def _emit(self, node: NodeProto, entry: Operator, arguments: Sequence[Any], keywords: dict[str, Any]) -> None:
         outputs = tuple(node.output) if entry.multiple else (node.output[0],)
