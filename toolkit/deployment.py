@@ -215,7 +215,7 @@ def _fine_tune(path: Path, train: LabelledImages, config: QatConfig) -> None:
     with as_model_error():
         grids = stored_parameters(path)
     roundings = {
-        name: grid and Rounding(torch.from_numpy(grid.scale.copy()), grid.axis, grid.low, grid.high)
+        name: Rounding(torch.from_numpy(grid.scale.copy()), grid.axis, grid.low, grid.high) if grid else None
         for name, grid in grids.items()
     }
     images = train.head(config.limit, seed=config.seed)

@@ -40,7 +40,7 @@ def graph(request: pytest.FixtureRequest, images: LabelledImages, tmp_path_facto
 def trainable(path: Path) -> TrainableGraph:
     grids = stored_parameters(path).items()
     roundings = {
-        name: grid and Rounding(torch.from_numpy(grid.scale.copy()), grid.axis, grid.low, grid.high)
+        name: Rounding(torch.from_numpy(grid.scale.copy()), grid.axis, grid.low, grid.high) if grid else None
         for name, grid in grids
     }
     return TrainableGraph(import_onnx(path), roundings)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.errors import ModelError
+from toolkit.models.onnx_import.graph import OnnxGraph
 from toolkit.models.onnx_import.images import GraphInput, Layout, Shape, describe_input
 from toolkit.models.onnx_import.reading import read_model
 from toolkit.models.onnx_import.translation import translate
@@ -39,7 +40,7 @@ class ImportedClassifier(nn.Module):
 
     def __init__(
         self,
-        graph: nn.Module,
+        graph: OnnxGraph,
         *,
         graph_input: GraphInput,
         name: str,
@@ -48,7 +49,7 @@ class ImportedClassifier(nn.Module):
         probabilities: bool,
     ) -> None:
         super().__init__()
-        self.graph = graph
+        self.graph: OnnxGraph = graph
         self.graph_input = graph_input
         self.name = name
         self.input_shape = input_shape
