@@ -226,5 +226,5 @@ def _move(victim: Classifier, loss: Tensor, *, lr: float) -> None:
 def _check_loss(loss: Tensor, *, trial: int, step: int) -> None:
     if not bool(torch.isfinite(loss)):
         raise ModelError(
-            f"the victim's loss is {float(loss)} in trial {trial} by step {step}; lower victim_lr or generator_lr, or leave amp out"
+            f"the victim's loss is {loss.item()} in trial {trial} by step {step}; lower victim_lr or generator_lr, or leave amp out"
         )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit.config import AttackConfig, EvalConfig, ExportConfig, Strict, TrainConfig, build_config
+from toolkit.config import AttackConfig, EvalConfig, ExportConfig, PoisonConfig, Strict, TrainConfig, build_config
 from toolkit.errors import ConfigError, StudyError, nearest
 from toolkit.progress import Advance, progress
 from toolkit.runs import MANIFEST, Run
@@ -28,6 +28,7 @@ _REFERENCE = re.compile(r"\{([A-Za-z0-9][\w.-]*)\}")
 _STAGES: Mapping[str, tuple[type[Strict], str]] = {
     "train": (TrainConfig, "toolkit.training.loop:train"),
     "attack": (AttackConfig, "toolkit.attacks.craft:attack"),
+    "poison": (PoisonConfig, "toolkit.poisoning.base:poison"),
     "export": (ExportConfig, "toolkit.deployment:export_model"),
     "eval": (EvalConfig, "toolkit.studies.jobs:evaluate_and_report"),
 }
@@ -39,7 +40,7 @@ class Job:
 
     Attributes:
         name: Of its folder, unique in the study; letters, digits, `.`, `-` and `_`.
-        stage: "train", "attack", "export" or "eval", or `module:function` of the study's own, called as
+        stage: "train", "attack", "poison", "export" or "eval", or `module:function` of the study's own, called as
             `function(config, out)` with a mapping and a run folder, which is finished after it.
         config: What the stage takes; keys may be dotted (`data.name`) for the ordinary stages. `{NAME}` in a text stands
             for the folder of another job, which is then done first.

@@ -37,22 +37,39 @@ class _Grid:
 def confusion(results: Results, engine: EngineRecord, set_: SetRecord) -> Figure:
     """The confusion matrix of a cell: rows are true classes, columns predictions, shades the shares of a row."""
     cell = results.cell(engine.name, set_.name)
-    grid, notes = _fit(results.classes), most_confused(results, cell)
+    return confusion_matrix(
+        np.array(cell.confusion, np.int64),
+        results.classes,
+        title=f"{engine.name} on {set_.name}",
+        totals=_class_sizes(cell),
+    )
+
+
+def confusion_matrix(counts: Array, classes: tuple[str, ...], *, title: str, totals: Array | None = None) -> Figure:
+    """Draw counts (K, K): rows are true classes, columns predictions, shades the shares of a row.
+
+    Args:
+        counts: Whole numbers.
+        classes: The name of each class.
+        title: What is confused.
+        totals: (K,) images of each class, where some have no prediction (default: the sums of the rows).
+    """
+    sizes = np.maximum(counts.sum(axis=1), 1) if totals is None else totals
+    grid, notes = _fit(classes), _mistakes(counts, sizes, classes)
     drawing = Drawing(
         grid.edge + grid.length + 4,
-        title=f"{engine.name} on {set_.name}: confusion matrix",
+        title=f"{title}: confusion matrix",
         description=f"Rows are true classes, columns predictions. Most frequent mistakes: {'; '.join(notes) or 'none'}.",
     )
-    counts = np.array(cell.confusion, np.int64)
-    shares = counts / _class_sizes(cell)[:, None]
+    shares = counts / sizes[:, None]
     drawing.rect(grid.edge, grid.edge, grid.length, grid.length, "frame")
     drawing.image(grid.edge, grid.edge, grid.length, grid.length, png_uri(_tinted(shares)))
-    _names(drawing, grid, results.classes)
+    _names(drawing, grid, classes)
     if grid.side >= _MIN_COUNTED:
         for i, j in np.argwhere(counts):
             style = "count inverse" if shares[i, j] > 0.5 else "count"
             drawing.text(grid.middle(j), grid.middle(i) + 3.5, str(counts[i, j]), style)
-    return Figure(f"{engine.name} on {set_.name}", str(drawing), notes)
+    return Figure(title, str(drawing), notes)
 
 
 def set_confusions(results: Results, set_: SetRecord) -> tuple[Figure, ...]:
@@ -62,7 +79,10 @@ def set_confusions(results: Results, set_: SetRecord) -> tuple[Figure, ...]:
 
 def most_confused(results: Results, cell: CellRecord, *, count: int = 3) -> tuple[str, ...]:
     """Name the most frequent mistakes of a cell, as `cat as dog: 24 of 100`."""
-    counts, totals, names = np.array(cell.confusion, np.int64), _class_sizes(cell), results.classes
+    return _mistakes(np.array(cell.confusion, np.int64), _class_sizes(cell), results.classes, count=count)
+
+
+def _mistakes(counts: Array, totals: Array, names: tuple[str, ...], *, count: int = 3) -> tuple[str, ...]:
     wrong = counts - np.diag(np.diag(counts))
     order = np.argsort(-wrong, axis=None, kind="stable")[:count]
     places = [divmod(int(flat), len(counts)) for flat in order]
