@@ -11,6 +11,7 @@ does not depend on its batch, in the trials as in the images that are published.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -127,9 +128,10 @@ def train_generator(config: PoisonConfig, splits: Splits, out: Run, *, target: t
 def new_state(config: PoisonConfig, *, channels: int, device: torch.device) -> PoisonState:
     """Return a fresh generator and its copy, of equal weights, with the copy's optimiser."""
     torch.manual_seed(config.seed)
-    make = {"channels": channels, "eps": config.eps, "width": config.generator_width}
-    frozen, learner = (build_generator(config.generator, **make).to(device) for _ in range(2))
-    learner.load_state_dict(frozen.state_dict())
+    frozen = build_generator(config.generator, channels=channels, eps=config.eps, width=config.generator_width).to(
+        device
+    )
+    learner = copy.deepcopy(frozen)
     frozen.eval().requires_grad_(False)
     return PoisonState(frozen, learner, torch.optim.Adam(learner.parameters(), lr=config.generator_lr))
 
@@ -189,7 +191,7 @@ def _run_epoch(
 ) -> None:
     steps = _steps(config, material)
     learns = len(state.trials) < config.trials
-    for step, chosen in enumerate(order[: steps * config.batch_size].split(config.batch_size), start=1):
+    for step, chosen in enumerate(torch.split(order[: steps * config.batch_size], config.batch_size), start=1):
         x, y = material.images[chosen], material.labels[chosen]
         if learns:
             with _precision(config, material):

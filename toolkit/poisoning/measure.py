@@ -20,13 +20,13 @@ _CHUNK = 512  # images at once
 @torch.no_grad()
 def poison_all(generator: NoiseGenerator, images: Tensor) -> Tensor:
     """Return clip(x + g(x)) of many images (N, C, H, W); the generator is in eval mode."""
-    return torch.cat([generator.poison(chunk) for chunk in images.split(_CHUNK)])
+    return torch.cat([generator.poison(chunk) for chunk in torch.split(images, _CHUNK)])
 
 
 @torch.no_grad()
 def noise_all(generator: NoiseGenerator, images: Tensor) -> Tensor:
     """Return g(x) alone, in [-eps, eps]; the generator is in eval mode."""
-    return torch.cat([generator(chunk) for chunk in images.split(_CHUNK)])
+    return torch.cat([generator(chunk) for chunk in torch.split(images, _CHUNK)])
 
 
 @torch.no_grad()
@@ -34,7 +34,7 @@ def predict(victim: Classifier, images: Tensor) -> Labels:
     """Return the predicted classes (N,) of images, or of noise alone, in eval mode."""
     training = victim.training
     victim.eval()
-    found = torch.cat([victim(chunk).argmax(1) for chunk in images.split(_CHUNK)])
+    found = torch.cat([victim(chunk).argmax(1) for chunk in torch.split(images, _CHUNK)])
     victim.train(training)
     classes: Labels = found.cpu().numpy()
     return classes

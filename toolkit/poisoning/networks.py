@@ -62,7 +62,8 @@ class NoiseGenerator(nn.Module):
 
     def poison(self, x: Tensor) -> Tensor:
         """Return clip(x + g(x)), the images that a victim is given."""
-        return (x + self(x)).clamp(0, 1)
+        noise: Tensor = self(x)
+        return (x + noise).clamp(0, 1)
 
 
 def build_generator(name: str, *, channels: int, eps: float, width: int | None = None) -> NoiseGenerator:
