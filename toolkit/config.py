@@ -113,7 +113,9 @@ class TrainConfig(Strict):
     seed: int = Field(0, description="seed of the weights, the order and the augmentation")
     start_from: str | None = Field(None, description="a train run whose weights and normalisation training starts from")
     poison: str | None = Field(None, description="poison run whose images stand in for the training images")
-    squeeze: str | None = Field(None, description="what training images go through first: grey, jpeg=10, bits=3, blur=1")
+    squeeze: str | None = Field(
+        None, description="what training images go through first: grey, jpeg=10, bits=3, blur=1"
+    )
 
     def inputs(self) -> dict[str, Path]:
         """Return what a run is made from beside its data set: role to run folder or file."""
@@ -170,6 +172,9 @@ class AttackConfig(Strict):
 
     attack: str = Field("pgd-linf", description="attack: a name that `list attacks` shows")
     model: str = Field(description="source model: a train run, or an ONNX file")
+    deployed: str | None = Field(
+        None, description="second build, an ONNX file or train run, for attacks on the difference (diva)"
+    )
     data: str | None = Field(None, description="data set (default: the one the source model was trained on)")
     split: Literal["test", "validation", "calibration", "train"] = Field("test", description="which images")
     eps: Number = Field(8 / 255, description="budget in [0, 1] pixel units; 8/255 is understood")
@@ -195,7 +200,9 @@ class FalsifyConfig(Strict):
     """`cli.py attack --vnnlib`: counterexamples to properties of graphs, in the graphs' own units."""
 
     vnnlib: str | None = Field(None, description="VNN-LIB property, plain or .gz; with --graph")
-    graph: str | None = Field(None, description="ONNX file that the property is about, its input of any shape and range")
+    graph: str | None = Field(
+        None, description="ONNX file that the property is about, its input of any shape and range"
+    )
     instances: str | None = Field(None, description="CSV of many: graph,property,seconds a row, as in VNN-COMP")
     timeout: float | None = Field(None, gt=0, description="seconds for each property (default: the CSV's, else 20)")
     rounds: int | None = Field(None, ge=1, description="most rounds of a search (default: as the time allows)")
@@ -220,7 +227,9 @@ class QatConfig(Strict):
     lr: Number = Field(1e-4, gt=0, description="Adam's first learning rate; it falls to 0 along a cosine")
     batch_size: int = Field(64, ge=1, description="images a step")
     augment: Literal["none", "flip", "crop", "flip-crop"] = Field("none", description="random flip and/or padded crop")
-    eps: Number | None = Field(None, gt=0, le=1, description="train on PGD adversaries of the INT8 graph of this budget")
+    eps: Number | None = Field(
+        None, gt=0, le=1, description="train on PGD adversaries of the INT8 graph of this budget"
+    )
     steps: int = Field(3, ge=1, description="of that PGD")
     limit: int | None = Field(None, ge=1, description="use at most so many training images, stratified")
     seed: int = Field(0, ge=0, description="seed of the order, the augmentation and the attack's starts")
@@ -240,7 +249,9 @@ class ExportConfig(Strict):
     )
     calibration_limit: int | None = Field(None, ge=1, description="use at most so many of them, stratified")
     calibration_seed: int = Field(0, description="seed of the choice when there are more")
-    qat: QatConfig | None = Field(None, description="fine-tune the INT8 graphs, for instance qat.epochs=1 qat.eps=2/255")
+    qat: QatConfig | None = Field(
+        None, description="fine-tune the INT8 graphs, for instance qat.epochs=1 qat.eps=2/255"
+    )
     exporter: Literal["dynamo", "torchscript"] = Field("dynamo", description="PyTorch's exporter")
     opset: int = Field(20, ge=17, description="ONNX operator set")
     parity: ParityLimits = ParityLimits()

@@ -100,6 +100,7 @@ def import_run(config: ImportConfig, values: Mapping[str, Any]) -> Run:
 def attack_runs(configs: Sequence[AttackConfig], values: Mapping[str, Any]) -> list[Run]:
     """Craft the adversarial sets of one attack, a run for each budget; they share what work can be shared."""
     from toolkit.attacks.craft import attack_sweep
+    from toolkit.engines.specs import spec_path
 
     if len(configs) > 1 and values.get("out"):
         raise ConfigError(
@@ -109,7 +110,8 @@ def attack_runs(configs: Sequence[AttackConfig], values: Mapping[str, Any]) -> l
         outs = []
         for config in configs:
             name = f"{slug(config.model)}-{config.attack}-{slug(format_eps(config.eps))}"
-            inputs = {"model": Path(config.model)}
+            inputs = {"model": spec_path(config.model)}
+            inputs |= {"deployed": Path(config.deployed)} if config.deployed else {}
             inputs |= {f"build {n}": Path(path) for n, path in enumerate(config.ensemble_builds or (), start=1)}
             outs.append(held.enter_context(start_run(config, kind="attack", name=name, inputs=inputs, values=values)))
         carry_out(lambda: attack_sweep(configs, outs), outs)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import pytest
 
 from toolkit.evaluation.results import EngineRecord, InvarianceRecord, KernelsRecord, SetRecord
 from toolkit.evaluation.sanity import check_engine, check_logits, check_results
@@ -58,19 +57,6 @@ def test_accuracy_that_rises_with_eps_is_told() -> None:
     hits = {"clean": 290, "pgd-linf 0.1": 100, "pgd-linf 0.2": 150}
     found = warnings(hits, [CLEAN, set_record("pgd-linf 0.2", 0.2), PGD])
     assert any("'pgd-linf 0.2' leaves 150 images right on engine-0, 'pgd-linf 0.1' only 100" in text for text in found)
-
-
-def test_a_budget_that_is_not_used_is_told() -> None:
-    weak = set_record("pgd-linf 0.1", indicators={"budget_used": 0.3})
-    (found,) = warnings({"clean": 290, "pgd-linf 0.1": 30}, [CLEAN, weak])
-    assert "uses 30% of its budget" in found
-
-
-@pytest.mark.parametrize("indicator", ["zero_gradients", "non_finite_gradients", "saturated_loss"])
-def test_missing_gradients_are_told(indicator: str) -> None:
-    masked = set_record("pgd-linf 0.1", indicators={indicator: 0.4})
-    (found,) = warnings({"clean": 290, "pgd-linf 0.1": 30}, [CLEAN, masked])
-    assert "on 40% of the clean images" in found
 
 
 def test_few_images_and_few_images_of_a_class_are_told() -> None:

@@ -8,7 +8,7 @@ import io
 import pytest
 
 from tests.reports.synthetic import wilson
-from toolkit.evaluation.results import GapRecord, WorstRecord
+from toolkit.evaluation.results import GapRecord, IndicatorRecord, WorstRecord
 from toolkit.reports.content import EvalRun
 from toolkit.reports.html import render_html
 from toolkit.reports.markdown import render_markdown
@@ -24,12 +24,20 @@ def record(difference: float = -0.05, p_value: float = 0.002) -> GapRecord:
     )  # fmt: skip
 
 
+def sign(name: str = "zero-gradients", *, reported: bool = True) -> IndicatorRecord:
+    return IndicatorRecord(
+        name=name, meaning="the gradient is zero", measured=0.412 if reported else None, limit=0.05, beyond="above",
+        where="for 'fgsm 0.05'", reported=reported,
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def measured(run: EvalRun) -> EvalRun:
     worst = WorstRecord(
         engine="ort-int8-trt", norm="linf", eps=0.05, sets=("fgsm 0.05", "pgd-linf 0.05"), accuracy=wilson(37, 200)
     )
-    return dataclasses.replace(run, results=run.results.model_copy(update={"worst": (worst,), "gaps": (record(),)}))
+    found = {"worst": (worst,), "gaps": (record(),), "masking": (sign(), sign("eps-sweep", reported=False))}
+    return dataclasses.replace(run, results=run.results.model_copy(update=found))
 
 
 def printed(run: EvalRun) -> str:
@@ -46,9 +54,17 @@ def test_every_report_shows_both(measured: EvalRun) -> None:
     assert "What knowing more of an engine gains" in printed(measured)
 
 
+def test_every_report_shows_the_signs_of_masking(measured: EvalRun) -> None:
+    for text in (render_html(measured), render_markdown(measured)):
+        for piece in ("Signs of masked gradients", "41.2 %", "not measured", "above 5.0 %", "the gradient is zero"):
+            assert piece in text
+    assert "Signs of masked gradients: zero-gradients (1 of 2 measured)" in printed(measured)
+
+
 def test_nothing_is_shown_where_nothing_was_measured(run: EvalRun) -> None:
     for text in (render_html(run), render_markdown(run), printed(run)):
         assert "Knows less" not in text
+        assert "Signs of masked" not in text
 
 
 def test_a_gap_is_named_by_its_sign_and_only_where_it_is_significant() -> None:

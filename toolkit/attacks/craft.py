@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +13,13 @@ import numpy as np
 import torch
 
 from toolkit.attacks.base import AttackSpec, Draws, find_attack
+from toolkit.attacks.builds import combine, compare_builds, confirm_on_each
 from toolkit.attacks.choice import Attack, choose_attack
-from toolkit.attacks.shards import Source, indicators, read_shards, write_shards
+from toolkit.attacks.probes import DEFAULT_COUNT, Probe, choose_probe, look_for_masking
+from toolkit.attacks.queries import QueriedEngine
+from toolkit.attacks.shards import Source, findings, indicators, read_shards, write_shards
 from toolkit.attacks.source import fast_source
-from toolkit.attacks.twin import Network, check_twin, chosen_data, confirm, open_source
+from toolkit.attacks.twin import Network, Origin, check_twin, chosen_data, open_queried, open_source
 from toolkit.config import AttackConfig, DataConfig, format_eps
 from toolkit.data.arrays import to_storage
 from toolkit.data.base import AdversarialSet, LabelledImages, load_splits, save_adversarial_set
@@ -51,21 +56,37 @@ def attack_sweep(configs: Sequence[AttackConfig], outs: Sequence[Run]) -> None:
     config = configs[0]
     if any(other.model_copy(update={"eps": config.eps}) != config for other in configs):
         raise ConfigError("the attacks of a sweep differ in more than eps; run them one by one")
-    origin = open_source(Path(config.model), device=config.device)
-    model = origin.model
-    data = _clean_images(config, chosen_data(origin, config.data))
-    _check_fit(model, data)
-    checked = check_twin(origin, data, batch_size=config.batch_size)
-    todo = {out: _choose(each) for each, out in zip(configs, outs, strict=True) if not out.done}
+    with ExitStack() as opened:
+        _attack_opened(
+            configs, outs, [_open(path, config, opened) for path in (config.model, *(config.ensemble_builds or ()))]
+        )
+
+
+def _attack_opened(configs: Sequence[AttackConfig], outs: Sequence[Run], origins: Sequence[Origin]) -> None:
+    config = configs[0]
+    data = _clean_images(config, chosen_data(origins[0], config.data))
+    for origin in origins:
+        _check_fit(origin.model, data)
+    checked = [check_twin(origin, data, batch_size=config.batch_size) for origin in origins]
+    second = _open_deployed(config, data)
+    deployed = None if second is None else _follow(second.model, data, config, [])
+    todo = {out: _choose(each, deployed) for each, out in zip(configs, outs, strict=True) if not out.done}
     for chosen in todo.values():
         _check_grid_possible(chosen, data)
-    follow = _follow(model, data, config, list(todo.values()))
-    source = Source(model, follow, device=config.device, seed=config.seed)
+    follow = combine([_follow(origin.model, data, config, list(todo.values())) for origin in origins])
+    source = Source(combine([origin.model for origin in origins]), follow, device=config.device, seed=config.seed)
     write_shards(list(todo.values()), [out.path / SHARDS for out in todo], source, data, batch_size=config.batch_size)
+    probe = _probe(source, origins, data, config)
+    settings = {"stop": config.stop, "seed": config.seed, "gradients": config.gradients}
     for out, chosen in todo.items():
-        settings = {"stop": config.stop, "seed": config.seed, "gradients": config.gradients}
-        made = _assemble(chosen, data, out, source=origin.name, settings=settings)
-        save_adversarial_set(out, confirm(made, origin, checked=checked, batch_size=config.batch_size))
+        made = _assemble(chosen, data, out, source=" + ".join(origin.name for origin in origins), settings=settings)
+        masking = look_for_masking(probe, chosen, made.images) if probe else {}
+        hashes = tuple(origin.sha256 for origin in origins)
+        seen = replace(made, source_sha256=hashes, indicators={**made.indicators, **masking})
+        confirmed = confirm_on_each(seen, origins, checked=checked, batch_size=config.batch_size, out=out)
+        save_adversarial_set(
+            out, compare_builds(confirmed, second, batch_size=config.batch_size) if second else confirmed
+        )
         out.finish(discard=(SHARDS,))
 
 
@@ -134,16 +155,38 @@ def _assemble(
         pixels=chosen.pixels,
         indicators=indicators(found, radius=chosen.radius),
         clipped=chosen.spec.box,
+        access=chosen.spec.access,
+        findings=findings(found, labels=data.labels),
     )
 
 
-def _choose(config: AttackConfig) -> Attack:
+def _open(text: str, config: AttackConfig, opened: ExitStack) -> Origin:
+    """Open a source: what runs itself for an attack by queries, unless it is a checkpoint; else what has gradients."""
+    if find_attack(config.attack).access == "queries" and not Path(text).is_dir():
+        return opened.enter_context(open_queried(text, device=config.device, batch_size=config.batch_size))
+    return open_source(Path(text), device=config.device)
+
+
+def _open_deployed(config: AttackConfig, data: LabelledImages) -> Origin | None:
+    if config.deployed is None:
+        return None
+    second = open_source(Path(config.deployed), device=config.device)
+    _check_fit(second.model, data)
+    check_twin(second, data, batch_size=config.batch_size)
+    return second
+
+
+def _choose(config: AttackConfig, deployed: LogitsFn | None) -> Attack:
     spec = find_attack(config.attack)
-    return choose_attack(spec, eps=config.eps, params=config.params, pixels=config.pixels, stop=config.stop)
+    return choose_attack(
+        spec, eps=config.eps, params=config.params, pixels=config.pixels, stop=config.stop, deployed=deployed
+    )
 
 
 def _follow(model: Network, data: LabelledImages, config: AttackConfig, attacks: Sequence[Attack]) -> LogitsFn:
     """Return the form of the model that the attacks ask, and say what bf16 costs them."""
+    if isinstance(model, QueriedEngine):
+        return model
     first = data.take(np.arange(min(config.batch_size, len(data))))
     x = torch.from_numpy(first.images).to(config.device)
     follow = fast_source(model, x[:8], mode=config.gradients)
@@ -160,6 +203,16 @@ def _follow(model: Network, data: LabelledImages, config: AttackConfig, attacks:
             file=sys.stderr,
         )
     return follow
+
+
+def _probe(source: Source, origins: Sequence[Origin], data: LabelledImages, config: AttackConfig) -> Probe | None:
+    """Choose the images on which masking is looked for; a graph's surrogate is the checkpoint that it was exported from."""
+    if any(isinstance(origin.model, QueriedEngine) for origin in origins):
+        return None  # masking is about gradients, and an engine has none
+    count = DEFAULT_COUNT if config.probe is None else config.probe
+    checkpoint = origins[0].checkpoint if len(origins) == 1 else None
+    surrogate = open_source(checkpoint, device=config.device).model if checkpoint and count else None
+    return choose_probe(source, data, count=count, surrogate=surrogate) if count else None
 
 
 def _clean_images(config: AttackConfig, chosen: DataConfig) -> LabelledImages:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -43,6 +43,23 @@ class Observed:
         return Observed(self.logits, self.losses, lambda: change(self.grad))
 
 
+class Builds:
+    """Several builds of one network as one source: what is followed is the mean of their losses, so of their gradients.
+
+    As a function it gives the mean of their logits, which is also what attacks follow that change the image first (`di-fgsm`).
+    """
+
+    def __init__(self, members: Sequence[LogitsFn]) -> None:
+        self.members = tuple(members)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.stack(self.each(x)).mean(0)
+
+    def each(self, x: Tensor) -> list[Tensor]:
+        """Return the logits (N, K) of each build."""
+        return [member(x) for member in self.members]
+
+
 def observe(model: LogitsFn, x: Tensor, y: Tensor, *, loss: Loss) -> Observed:
     """Run the model forwards, ready to run it backwards.
 
@@ -57,12 +74,13 @@ def observe(model: LogitsFn, x: Tensor, y: Tensor, *, loss: Loss) -> Observed:
     """
     with torch.enable_grad():
         images = x.detach().requires_grad_()
-        logits = model(images)
+        each = model.each(images) if isinstance(model, Builds) else [model(images)]
+        logits = torch.stack(each).mean(0) if len(each) > 1 else each[0]
         if not logits.requires_grad:
             raise ModelError(
                 "the source model gives no gradient with respect to its images; "
                 "use an attack that needs none: `list attacks` says access = queries"
             )
-        losses = loss(logits, y)
+        losses = torch.stack([loss(one, y) for one in each]).mean(0) if len(each) > 1 else loss(logits, y)
         total = losses.sum()
     return Observed(logits.detach(), losses.detach(), lambda: torch.autograd.grad(total, images)[0])

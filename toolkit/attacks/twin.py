@@ -7,7 +7,8 @@ the attack, and after it an adversary counts as one only where the engine is foo
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -15,18 +16,20 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
+from toolkit.attacks.queries import QueriedEngine
 from toolkit.config import DataConfig
 from toolkit.data.base import AdversarialSet, LabelledImages
 from toolkit.engines.base import EngineOptions, open_engine, predict_all
+from toolkit.engines.specs import read_specs
 from toolkit.errors import ConfigError, ModelError
 from toolkit.evaluation.metrics import predictions
 from toolkit.evaluation.parity import max_abs_diff
 from toolkit.models.base import Classifier, load_classifier, torch_device
 from toolkit.models.imported import ImportedClassifier, import_onnx
-from toolkit.runs import MANIFEST, Run
+from toolkit.runs import MANIFEST, Run, sha256_file
 from toolkit.types import Images, Logits
 
-Network: TypeAlias = Classifier | ImportedClassifier
+Network: TypeAlias = Classifier | ImportedClassifier | QueriedEngine
 
 _CHECKED = 1000  # images to attack on which a twin is held to the engine
 _RANDOM = 128  # images of random pixels likewise
@@ -44,12 +47,16 @@ class Origin:
         name: For people.
         trained_on: The data that it was trained on, where a run says so.
         graph: The ONNX file whose engine has the last word, or None for a checkpoint.
+        sha256: Of the graph, or of the checkpoint's weights.
+        checkpoint: The train run that a graph was exported from, where its run says so.
     """
 
     model: Network
     name: str
     trained_on: DataConfig | None
     graph: Path | None = None
+    sha256: str = ""
+    checkpoint: Path | None = None
 
 
 def open_source(path: Path, *, device: str) -> Origin:
@@ -62,16 +69,41 @@ def open_source(path: Path, *, device: str) -> Origin:
     """
     if not path.is_file():
         run = Run.open(path, kind="train")
-        model = load_classifier(run.file("model.safetensors"), device=device)
-        return Origin(model, run.path.name, _data_of(run))
+        weights = run.file("model.safetensors")
+        model = load_classifier(weights, device=device)
+        return Origin(model, run.path.name, _data_of(run), sha256=sha256_file(weights))
     if path.suffix != ".onnx":
         raise ModelError(f"{path} cannot be attacked; expected a train run or an ONNX file")
-    trained_on, name = None, path.name
-    if (path.parent / MANIFEST).is_file():
-        run = Run.open(path.parent, kind="export")
-        path, name = run.file(path.name), f"{run.path.name}/{path.name}"
-        trained_on = _data_of(Run.open(run.config["model"], kind="train"))
-    return Origin(import_onnx(path).to(torch_device(device)), name, trained_on, path)
+    path, name, trained_on, checkpoint = _exported(path)
+    twin = import_onnx(path).to(torch_device(device))
+    return Origin(twin, name, trained_on, path, sha256_file(path), checkpoint)
+
+
+@contextmanager
+def open_queried(text: str, *, device: str, batch_size: int) -> Iterator[Origin]:
+    """Open an engine, `[BACKEND:]PATH`, for an attack that asks it directly: no import, no gradients.
+
+    Raises:
+        ConfigError: When the text stands for several graphs.
+        ToolkitError: As opening an engine raises.
+    """
+    specs = read_specs([text])
+    if len(specs) > 1:
+        raise ConfigError(f"{text} stands for {len(specs)} graphs; name the one to attack, such as {specs[0].path}")
+    _, name, trained_on, checkpoint = _exported(specs[0].path)
+    with specs[0].open(device=device) as engine:
+        asked = QueriedEngine(engine, name=f"{specs[0].backend}:{name}", batch_size=batch_size)
+        yield Origin(asked, asked.name, trained_on, sha256=engine.info.sha256, checkpoint=checkpoint)
+
+
+def _exported(path: Path) -> tuple[Path, str, DataConfig | None, Path | None]:
+    """Return a graph's verified path and name, and of an export run's the data and the checkpoint that it comes from."""
+    if not (path.parent / MANIFEST).is_file():
+        return path, path.name, None, None
+    run = Run.open(path.parent, kind="export")
+    checkpoint = Path(run.config["model"]) if run.config.get("model") else None
+    trained_on = _data_of(Run.open(checkpoint, kind="train")) if checkpoint else None
+    return run.file(path.name), f"{run.path.name}/{path.name}", trained_on, checkpoint
 
 
 def chosen_data(origin: Origin, name: str | None) -> DataConfig:
@@ -132,13 +164,22 @@ def confirm(
     if origin.graph is None or adversaries.source_logits is None:
         return adversaries
     labels = adversaries.clean.labels
-    attacked, _ = _engine_logits(origin.graph, origin.model, adversaries.images, batch_size=batch_size)
-    clean, _ = _engine_logits(origin.graph, origin.model, adversaries.clean.images, batch_size=batch_size)
+    attacked = real_logits(origin, adversaries.images, batch_size=batch_size)
+    clean = real_logits(origin, adversaries.clean.images, batch_size=batch_size)
     fooled = predictions(adversaries.source_logits) != labels
     confirmed = predictions(attacked)[fooled] != labels[fooled]
     share = {"confirmed": float(confirmed.mean())} if len(confirmed) else {}
     indicators = {**adversaries.indicators, **checked, **share}
     return replace(adversaries, source_logits=attacked, source_clean_logits=clean, indicators=indicators)
+
+
+def real_logits(origin: Origin, images: Images, *, batch_size: int) -> Logits:
+    """Return the logits of what really runs: of a graph its engine's, of a checkpoint its own."""
+    if isinstance(origin.model, QueriedEngine):
+        return origin.model(torch.from_numpy(images)).numpy()
+    if origin.graph is None:
+        return _twin_logits(origin.model, images, batch_size=batch_size)
+    return _engine_logits(origin.graph, origin.model, images, batch_size=batch_size)[0]
 
 
 def _check_difference(name: str, real: Logits, twin: Logits) -> None:

@@ -229,6 +229,22 @@ class GapRecord(Strict):
     p_value: float
 
 
+class IndicatorRecord(Strict):
+    """A sign of masked gradients (docs/masking.md): the worst value over the attacks, null where none measured it.
+
+    limit: beyond it (above or below) a value that the attack stage measured is reported. What is compared between sets is
+    reported where the difference is significant.
+    """
+
+    name: str
+    meaning: str
+    measured: float | None
+    limit: float
+    beyond: Literal["above", "below"]
+    where: str
+    reported: bool
+
+
 class GateRecord(Strict):
     """A limit, what was measured, and whether it holds."""
 
@@ -258,6 +274,7 @@ class Results(Strict):
     pairs: tuple[PairRecord, ...] = Field((), description="every two engines on every set")
     worst: tuple[WorstRecord, ...] = Field((), description="per image over attacks, by engine, norm and budget")
     gaps: tuple[GapRecord, ...] = Field((), description="what knowing more of an engine gained an attack")
+    masking: tuple[IndicatorRecord, ...] = Field((), description="signs of masked gradients; none without an attack")
     gates: tuple[GateRecord, ...]
     warnings: tuple[str, ...]
     environment: dict[str, str]

@@ -1,7 +1,7 @@
 """Warnings: results that are probably not what they look like. Each is a sentence with the numbers that raise it.
 
-After Carlini et al., 2019 (arXiv:1902.06705) and the flags of AutoAttack. Only files are read: what needs gradients is measured by
-the attack stage and comes with the set.
+After Carlini et al., 2019 (arXiv:1902.06705) and the flags of AutoAttack. Only files are read. Signs of
+masked gradients are in `toolkit.evaluation.masking`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,6 @@ from toolkit.types import Logits
 
 _FEW = 100  # images under which an interval is wider than +-10 points at 50 %
 _FEW_A_CLASS = 10
-_MASKED = 0.05  # share of images without a gradient that a healthy network stays under
-_MASKING = {
-    "zero_gradients": "the source's gradient is exactly zero",
-    "non_finite_gradients": "the source's gradient or loss is not finite",
-    "saturated_loss": "the source's loss has no precision left",
-}
 
 
 def check_logits(engine: str, set_: str, logits: Logits) -> Iterator[str]:
@@ -68,11 +62,9 @@ def check_results(cells: Sequence[CellRecord], *, engines: Sequence[str], sets: 
     for engine in engines:
         yield from _chance(found[engine, "clean"])
     for attack in attacks:
-        yield from _budget(attack)
         for noise in noises:
             if attack.norm == noise.norm and (noise.eps or 0) <= (attack.eps or 0):
                 yield from _noise(attack.name, noise.name, found, engines)
-    yield from _gradients(attacks)
     for small, large in _neighbours(attacks):
         yield from _order(small.name, large.name, found, engines)
 
@@ -94,20 +86,6 @@ def _chance(cell: CellRecord) -> Iterator[str]:
             f"{cell.engine} is right on {cell.accuracy.hits} of {cell.accuracy.total} clean images, no better than chance "
             f"({chance:.0%}): check its class order and that it takes images in [0, 1]"
         )
-
-
-def _budget(attack: SetRecord) -> Iterator[str]:
-    used = attack.indicators.get("budget_used", 1.0)
-    if used < 0.5:
-        yield f"{attack.name!r} uses {used:.0%} of its budget on average: the attack is weaker than its eps says"
-
-
-def _gradients(attacks: Sequence[SetRecord]) -> Iterator[str]:
-    """Warn of gradients that the attack stage found missing (Athalye et al., 2018, arXiv:1802.00420)."""
-    for name, said in _MASKING.items():
-        share, worst = max(((attack.indicators.get(name, 0.0), attack.name) for attack in attacks), default=(0.0, ""))
-        if share > _MASKED:
-            yield f"{said} on {share:.0%} of the clean images ({worst!r}): gradients may hide weaknesses; add an attack without them"
 
 
 def _noise(

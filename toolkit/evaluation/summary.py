@@ -9,6 +9,7 @@ import numpy as np
 
 from toolkit.data.arrays import read_npz
 from toolkit.errors import RunError
+from toolkit.evaluation import masking
 from toolkit.evaluation.gap import measured_gaps, with_threats, worst_cases
 from toolkit.evaluation.gates import Gate, bind_gates, judge, parse_gates
 from toolkit.evaluation.logits import logits_name
@@ -31,11 +32,15 @@ def complete(about: Results, logits: AllLogits, predicted: Predictions, gates: S
     warnings = [text for (engine, set_), values in logits.items() for text in check_logits(engine, set_, values)]
     warnings += [text for engine in about.engines for text in check_engine(engine)]
     warnings += check_results(cells, engines=engines, sets=about.sets)
+    gaps = measured_gaps(predicted, engines=about.engines, sets=about.sets)
+    signs = masking.masking(cells, sets=about.sets, gaps=gaps)
+    warnings += masking.warnings(signs)
     found = {
         "cells": cells,
         "pairs": pair_up(predicted, engines=engines, sets=sets),
         "worst": worst_cases(predicted, engines=about.engines, sets=about.sets),
-        "gaps": measured_gaps(predicted, engines=about.engines, sets=about.sets),
+        "gaps": gaps,
+        "masking": signs,
         "gates": judge(gates, cells, reference=about.reference),
         "warnings": tuple(warnings),
     }

@@ -27,6 +27,8 @@ def render_markdown(run: EvalRun) -> str:
         parts += ["## The worst attack of a budget, image by image", table(tables.worst_cases(results))]
     if results.gaps:
         parts += ["## What knowing more of an engine gains", table(tables.gaps(results))]
+    if results.masking:
+        parts += [f"## {wording.MASKING}", table(tables.masking(results))]
     if results.costs:
         parts += ["## What mistakes cost", escape(wording.costs(results)), table(tables.costs(results))]
     fence = "```"

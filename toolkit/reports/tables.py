@@ -202,6 +202,22 @@ def gaps(results: Results) -> Table:
     return Table(columns=(*map(_text, heads), *titles, _text("Knowing more")), rows=tuple(rows), grouped=True)
 
 
+def masking(results: Results) -> Table:
+    """Each sign of masked gradients: the worst that was measured over the attacks, and what it would mean."""
+    rows = [
+        (
+            Cell(record.name),
+            Cell("yes", tone="bad") if record.reported else Cell("no"),
+            Cell("not measured" if record.measured is None else numbers.percent(record.measured), record.where),
+            Cell(f"{record.beyond} {numbers.percent(record.limit)}"),
+            Cell(record.meaning),
+        )
+        for record in results.masking
+    ]
+    titles = (_text("Reported"), Column("Worst measured"), Column("Reported when"), _text("What it means"))
+    return Table(columns=(_text("Sign"), *titles), rows=tuple(rows))
+
+
 def classes(results: Results, set_: SetRecord) -> Table:
     """One adversarial set class by class, engine by engine."""
     titles = ("Clean accuracy", "Adversarial accuracy", "Relative difference", "Drop, points", "Images")

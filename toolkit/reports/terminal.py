@@ -30,6 +30,8 @@ def print_results(results: Results, *, file: IO[str] | None = None) -> None:
         print_table(tables.costs(shown), title=wording.costs(shown), file=file)
     if shown.gates:
         print_table(tables.gates(shown), title="Limits", file=file)
+    if shown.masking:
+        print(wording.masking(shown), file=file)
     for warning in shown.warnings:
         print(f"warning: {warning}", file=file)
 

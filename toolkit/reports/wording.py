@@ -5,6 +5,7 @@ from __future__ import annotations
 from toolkit.evaluation.results import GapRecord, GateRecord, Results
 from toolkit.reports import numbers
 
+MASKING = "Signs of masked gradients"
 _LEVEL = 0.05
 
 #: Each measure once, in the order in which the report uses them.
@@ -115,6 +116,13 @@ def gap(record: GapRecord) -> str:
     if record.p_value >= _LEVEL:
         return "makes no difference that these images show"
     return "is stronger" if record.difference < 0 else "is weaker: gradients may be masked"
+
+
+def masking(results: Results) -> str:
+    """Say in one line which signs of masked gradients are reported."""
+    told = [record.name for record in results.masking if record.reported]
+    measured = sum(record.measured is not None for record in results.masking)
+    return f"{MASKING}: {', '.join(told) or 'none'} ({measured} of {len(results.masking)} measured)"
 
 
 def between(record: GapRecord) -> str:

@@ -1,0 +1,153 @@
+"""Looking for masked gradients while an attack is crafted: a few images, attacked in ways that masking does not stop.
+
+After the checks of Athalye et al. (2018, arXiv:1802.00420), Carlini et al. (2019, arXiv:1902.06705) and Gupta & Ajanthan (2022,
+arXiv:2003.13511). What is measured here is stored with the set and judged by `toolkit.evaluation.masking`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from toolkit.attacks.base import Draws, find_attack
+from toolkit.attacks.choice import Attack, choose_attack
+from toolkit.attacks.gradients import Builds
+from toolkit.attacks.losses import soften
+from toolkit.attacks.shards import Source
+from toolkit.data.base import LabelledImages, stratified_sample
+from toolkit.types import Array, Images
+
+if TYPE_CHECKING:
+    from toolkit.types import LogitsFn
+
+DEFAULT_COUNT = 64
+_QUERIES = 100  # of Square for each image that the attack has left right
+_GREY = 0.5  # with an L-infinity budget of 0.5 every image can become the same grey, so no model can tell classes apart
+_SAME = 1e-4  # two calls differ by more than rounding: |difference| of a logit as a share of the largest
+_RHO = 0.01  # probability that softened logits leave to the other classes
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The images that are looked at, and the model behind them.
+
+    Attributes:
+        source: What is attacked.
+        rows: (n,) their positions in the whole set.
+        x: Clean images, (n, C, H, W).
+        y: True classes, (n,).
+        draws: Their random numbers.
+        surrogate: Another form of the model whose gradients are no secret, for a transferred attack; None where there is none.
+    """
+
+    source: Source
+    rows: Array
+    x: Tensor
+    y: Tensor
+    draws: Draws
+    surrogate: LogitsFn | None = None
+
+    def fooled(self, x_adv: Tensor) -> Tensor:
+        """Return which of these images the source gets wrong, (n,) bool."""
+        with torch.no_grad():
+            wrong: Tensor = self.source.model(x_adv).argmax(1) != self.y
+        return wrong
+
+    def attacked(self, attack: Attack, model: LogitsFn) -> Tensor:
+        """Return which images the source gets wrong after an attack that followed this model."""
+        return self.fooled(attack.run(model, self.x, self.y, draws=self.draws))
+
+
+def choose_probe(source: Source, data: LabelledImages, *, count: int, surrogate: LogitsFn | None = None) -> Probe:
+    """Choose the images, stratified by class."""
+    rows = np.sort(stratified_sample(data.labels, min(count, len(data)), seed=source.seed))
+    part = data.take(rows)
+    x, y = torch.from_numpy(part.images).to(source.device), torch.from_numpy(part.labels).to(source.device)
+    return Probe(source, rows, x, y, Draws(seed=source.seed, index=part.index), surrogate)
+
+
+def look_for_masking(probe: Probe, attack: Attack, images: Images) -> dict[str, float]:
+    """Ask the source twice, attack the chosen images again in ways that masked gradients do not stop, and compare.
+
+    Args:
+        probe: The images.
+        attack: What was run on all images.
+        images: What it has made of all images, (N, C, H, W).
+
+    Returns:
+        `probabilities`, `random_outputs`: shares of images whose answers are probabilities, or another one at the second call.
+        For attacks that follow gradients step by step away from the true class also `temperature_gain`, `transfer_gain`,
+        `query_gain`: the share of images that the probe fools minus the share that the attack fools; and `large_eps_accuracy`:
+        what the same attack leaves with a budget that can turn every image grey.
+    """
+    measured = _look_at_answers(probe)
+    if not _follows_gradients(attack):
+        return measured
+    before = probe.fooled(torch.from_numpy(images[probe.rows]).to(probe.x.device))
+    follow = probe.source.follow
+    measured["temperature_gain"] = _gain(before, probe.attacked(_in_haste(attack), _softened(follow)))
+    if probe.surrogate is not None:
+        measured["transfer_gain"] = _gain(before, probe.attacked(attack, probe.surrogate))
+    if attack.spec.norm == "linf":
+        measured["query_gain"] = _gain(before, before | _by_queries(probe, attack, before))
+    unbounded = _in_haste(_unbounded(attack, probe.x))
+    measured["large_eps_accuracy"] = 1 - float(probe.attacked(unbounded, follow).double().mean())
+    return measured
+
+
+def _look_at_answers(probe: Probe) -> dict[str, float]:
+    with torch.no_grad():
+        first, again = (probe.source.model(probe.x).double() for _ in range(2))
+    sums = (first.sum(1) - 1).abs() < 1e-3
+    allowed = _SAME * float(first.abs().max())
+    return {
+        "probabilities": float((sums & (first.amin(1) >= 0)).double().mean()),
+        "random_outputs": float(((first - again).abs().amax(1) > allowed).double().mean()),
+    }
+
+
+def _follows_gradients(attack: Attack) -> bool:
+    spec, params = attack.spec, attack.params
+    iterated = spec.access == "gradients" and spec.takes("steps") and not spec.nested
+    bounded = spec.budget == "eps" and spec.box and attack.eps > 0
+    return (
+        iterated and bounded and params.get("direction", "ascent") == "ascent" and params.get("label", "true") == "true"
+    )
+
+
+def _gain(before: Tensor, after: Tensor) -> float:
+    return float(after.double().mean() - before.double().mean())
+
+
+def _softened(model: LogitsFn) -> LogitsFn:
+    """Return a model whose logits no cross-entropy is certain of; its classes stay the same."""
+    if isinstance(model, Builds):
+        return Builds([_softened(member) for member in model.members])
+    return lambda x: soften(model(x), _RHO)
+
+
+def _by_queries(probe: Probe, attack: Attack, before: Tensor) -> Tensor:
+    """Return which of the images that the attack left right Square fools."""
+    left = torch.nonzero(~before).flatten()
+    fooled = torch.zeros_like(before)
+    if len(left):
+        square = choose_attack(find_attack("square"), eps=attack.eps, params={"queries": _QUERIES}, stop="first")
+        rest = replace(probe, x=probe.x[left], y=probe.y[left], draws=probe.draws.take(left))
+        fooled[left] = rest.attacked(square, probe.source.follow)
+    return fooled
+
+
+def _in_haste(attack: Attack) -> Attack:
+    """Return the attack that lets an image go once it is misclassified, which is all that is asked here."""
+    possible = attack.spec.takes("stop") and attack.stop == "never" and attack.params.get("keep") != "last"
+    return replace(attack, stop="first") if possible else attack
+
+
+def _unbounded(attack: Attack, x: Tensor) -> Attack:
+    eps = _GREY if attack.spec.norm == "linf" else _GREY * float(x[0].numel()) ** 0.5
+    params = {**attack.params, **({"step_size": None} if "step_size" in attack.params else {})}
+    return replace(attack, eps=eps, params=params, pixels="float")
