@@ -78,7 +78,7 @@ def calibrate(
     if not any(len(batch) for batch in images):
         raise ExportError("there are no calibration images; INT8 ranges need some, 256 for instance")
     names = list(dict.fromkeys(tensors))
-    session = _open(model, names)
+    session = open_with_outputs(model, names)
     extremes = _extremes(session, names, images)
     if method != "minmax":
         choose = _THRESHOLDS[method]
@@ -87,7 +87,7 @@ def calibrate(
     return {name: _centred(found) if symmetric else found for name, found in extremes.items()}
 
 
-def _open(model: onnx.ModelProto, names: Sequence[str]) -> InferenceSession:
+def open_with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> InferenceSession:
     """Open the graph with the tensors among its outputs."""
     import onnxruntime
 
@@ -100,7 +100,7 @@ def _open(model: onnx.ModelProto, names: Sequence[str]) -> InferenceSession:
     return onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def _run(session: InferenceSession, images: Sequence[Images]) -> Iterator[dict[str, NDArray[Any]]]:
+def run_in_chunks(session: InferenceSession, images: Sequence[Images]) -> Iterator[dict[str, NDArray[Any]]]:
     """Yield the tensors, the input among them, a few images at a time."""
     given = session.get_inputs()[0].name
     names = [output.name for output in session.get_outputs()]
@@ -112,7 +112,7 @@ def _run(session: InferenceSession, images: Sequence[Images]) -> Iterator[dict[s
 
 def _extremes(session: InferenceSession, names: Sequence[str], images: Sequence[Images]) -> dict[str, Range]:
     low, high = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
-    for values in _run(session, images):
+    for values in run_in_chunks(session, images):
         for name in names:
             least, most = float(values[name].min()), float(values[name].max())
             if not np.isfinite(least + most):
@@ -125,7 +125,7 @@ def _histograms(
     session: InferenceSession, extremes: Mapping[str, Range], images: Sequence[Images]
 ) -> dict[str, Histogram]:
     found = {name: Histogram(seen, np.zeros(BINS, np.int64)) for name, seen in extremes.items()}
-    for values in _run(session, images):
+    for values in run_in_chunks(session, images):
         for name, histogram in found.items():
             if histogram.largest > 0:
                 bins = np.abs(values[name]).ravel() * (BINS / histogram.largest)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -59,7 +59,13 @@ class Int8Report:
 
 
 def quantize_int8(
-    src: Path, dst: Path, *, calibration: Iterable[Images], recipe: RecipeName = "trt", method: Method = "minmax"
+    src: Path,
+    dst: Path,
+    *,
+    calibration: Iterable[Images],
+    recipe: RecipeName = "trt",
+    method: Method = "minmax",
+    keep_float: Collection[str] = (),
 ) -> Int8Report:
     """Write the INT8 twin of an FP32 graph.
 
@@ -69,18 +75,22 @@ def quantize_int8(
         calibration: Batches (N, C, H, W) float32 in [0, 1]; they are kept, the tensors that they give are not.
         recipe: "trt" or "cpu".
         method: How ranges follow from the calibration images: minmax, entropy, percentile or mse.
+        keep_float: Conv, Gemm and MatMul nodes that stay as they are, by the tensors that they give; see `layers`.
 
     Raises:
-        ExportError: When the graph is not an FP32 one, there are no images, or the result breaks TensorRT's rules.
+        ExportError: When the graph is not an FP32 one, there are no images, it has no such node, or the result breaks
+            TensorRT's rules.
     """
     images = [np.ascontiguousarray(batch) for batch in calibration]
-    model = _prepare(load_graph(src), src)
+    model = prepare(load_graph(src), src)
     _check_images(images, model.graph)
-    tensors = _trt_activations(model.graph) if recipe == "trt" else _cpu_activations(model.graph)
+    quantizable = _quantizable(model.graph, src, keep_float=keep_float)
+    tensors = (_trt_activations if recipe == "trt" else _cpu_activations)(model.graph, quantizable)
     ranges = calibrate(model, tensors, images, method=method, symmetric=recipe == "trt")
     _share_ranges(model.graph, ranges)
     to_scale = Scale.int8 if recipe == "trt" else Scale.uint8
-    insert_qdq(model.graph, {name: to_scale(found) for name, found in ranges.items()}, biases=recipe == "cpu")
+    scales = {name: to_scale(found) for name, found in ranges.items()}
+    insert_qdq(model.graph, scales, weighted=quantizable, biases=recipe == "cpu")
     count, digest = sum(map(len, images)), _sha256(images)
     about = {
         "precision": "int8", "recipe": recipe, "calibration_method": method, "calibration_count": str(count),
@@ -94,7 +104,7 @@ def quantize_int8(
     return Int8Report(recipe, method, count, digest, quantized, total, unquantized, len(ranges))
 
 
-def _prepare(model: onnx.ModelProto, src: Path) -> onnx.ModelProto:
+def prepare(model: onnx.ModelProto, src: Path) -> onnx.ModelProto:
     """Fold batch norms and constants with ONNX Runtime's basic passes, which keep to standard operators."""
     import onnxruntime
 
@@ -120,32 +130,51 @@ def _check_images(images: Sequence[Images], graph: onnx.GraphProto) -> None:
             raise ExportError(f"calibration images are {batch.dtype} {batch.shape}; expected float32 ({expected})")
 
 
-def _trt_activations(graph: onnx.GraphProto) -> list[str]:
+def layers(src: Path) -> list[str]:
+    """Name the layers of an FP32 graph that are quantised, in their order, each by the tensor that it gives."""
+    return weighted_layers(prepare(load_graph(src), src).graph)
+
+
+def weighted_layers(graph: onnx.GraphProto) -> list[str]:
+    """Name the Conv, Gemm and MatMul nodes with stored weights and computed data, each by the tensor that it gives."""
+    wiring = Wiring(graph)
+    return [str(node.output[0]) for node in graph.node if _is_weighted(node, wiring)]
+
+
+def _quantizable(graph: onnx.GraphProto, src: Path, *, keep_float: Collection[str]) -> frozenset[str]:
+    known = weighted_layers(graph)
+    for name in keep_float:
+        if name not in known:
+            raise ExportError(f"{src.name} has no layer {name!r} to keep in float; it has: {', '.join(known)}")
+    return frozenset(known) - frozenset(keep_float)
+
+
+def _trt_activations(graph: onnx.GraphProto, quantizable: Collection[str]) -> list[str]:
     """Name the activations that feed a weighted operator, and the shortcut of each residual Add."""
     wiring = Wiring(graph)
-    found = [node.input[0] for node in graph.node if _is_weighted(node, wiring)]
-    return [*found, *(name for node in graph.node if (name := _shortcut(node, wiring)))]
+    found = [node.input[0] for node in graph.node if node.output[0] in quantizable]
+    return [*found, *(name for node in graph.node if (name := _shortcut(node, wiring, quantizable)))]
 
 
-def _shortcut(node: onnx.NodeProto, wiring: Wiring) -> str | None:
+def _shortcut(node: onnx.NodeProto, wiring: Wiring, quantizable: Collection[str]) -> str | None:
     """Return the input of a residual Add that is not the convolution which the Add can be fused into."""
     if not _is_residual(node, wiring):
         return None
     for fused, other in ((0, 1), (1, 0)):
         producer = wiring.producer.get(node.input[fused])
-        if producer and _is_weighted(producer, wiring) and wiring.sole_consumer(node.input[fused]) is node:
+        if producer and producer.output[0] in quantizable and wiring.sole_consumer(node.input[fused]) is node:
             return str(node.input[other])
     return None
 
 
-def _cpu_activations(graph: onnx.GraphProto) -> list[str]:
+def _cpu_activations(graph: onnx.GraphProto, quantizable: Collection[str]) -> list[str]:
     """Name the inputs and the output of every operator that ONNX Runtime has an integer kernel for."""
     wiring = Wiring(graph)
     found: list[str] = []
     for node in graph.node:
         inputs = [name for name in node.input[:2] if not wiring.is_constant(name)]
         moved = node.op_type in _UNWEIGHTED and node.input[0] in found  # what is in float stays so
-        if _is_weighted(node, wiring) or _is_residual(node, wiring) or moved:
+        if node.output[0] in quantizable or _is_residual(node, wiring) or moved:
             found += inputs[:1] if moved else inputs
             found.append(_after_activation(node.output[0], wiring))
     return [name for name in found if name not in wiring.outputs]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,15 +46,16 @@ def _positive(scale: float) -> NDArray[np.float32]:
     return np.array(scale if scale >= np.finfo(np.float32).tiny else 1.0, np.float32)  # a tensor that is always 0
 
 
-def insert_qdq(graph: onnx.GraphProto, scales: Mapping[str, Scale], *, biases: bool) -> None:
+def insert_qdq(graph: onnx.GraphProto, scales: Mapping[str, Scale], *, weighted: Collection[str], biases: bool) -> None:
     """Quantise activations and the weights that they meet, in place.
 
-    Every reader of a quantised activation reads it through one Q/DQ pair. A Conv, Gemm or MatMul whose data is quantised and
-    whose weights are stored gets int8 weights behind a DQ, symmetric, with one scale an output channel.
+    Every reader of a quantised activation reads it through one Q/DQ pair. The weighted nodes get int8 weights behind a DQ,
+    symmetric, with one scale an output channel.
 
     Args:
         graph: The FP32 graph, its nodes in topological order.
         scales: Activation to scale.
+        weighted: Conv, Gemm and MatMul nodes with stored weights, by the tensors that they give; their data is in `scales`.
         biases: Whether biases become int32 at the product of the two scales, which integer kernels add directly.
     """
     wiring = Wiring(graph)
@@ -62,16 +63,21 @@ def insert_qdq(graph: onnx.GraphProto, scales: Mapping[str, Scale], *, biases: b
     for item in graph.input:
         nodes += _activation(graph, item.name, scales)
     for node in graph.node:
-        weighted = node.op_type in WEIGHTED and node.input[0] in scales and wiring.is_constant(node.input[1])
-        if weighted:
+        if node.output[0] in weighted:
             nodes += _weights(graph, node, wiring, scale=scales[node.input[0]], bias=biases)
-        node.input[:] = [f"{name}_dequantized" if name in scales else name for name in node.input]
+        # The data of a layer that stays in float is as real as its weights: TensorRT wants both or neither in eight bits.
+        if node.output[0] in weighted or not _has_stored_weights(node, wiring):
+            node.input[:] = [f"{name}_dequantized" if name in scales else name for name in node.input]
         nodes.append(node)
         for name in node.output:
             nodes += _activation(graph, name, scales)
     del graph.node[:]
     graph.node.extend(nodes)
     _drop_unread_initializers(graph)
+
+
+def _has_stored_weights(node: onnx.NodeProto, wiring: Wiring) -> bool:
+    return node.op_type in WEIGHTED and wiring.is_constant(node.input[1])
 
 
 def _activation(graph: onnx.GraphProto, name: str, scales: Mapping[str, Scale]) -> list[onnx.NodeProto]:

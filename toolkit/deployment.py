@@ -199,7 +199,12 @@ def _write(
         elif target.recipe and calibration:
             images = [calibration.images]
             return quantize_int8(
-                source, path, calibration=images, recipe=target.recipe, method=config.calibration_method
+                source,
+                path,
+                calibration=images,
+                recipe=target.recipe,
+                method=config.calibration_method,
+                keep_float=config.keep_float or (),
             )
     return None
 

@@ -134,10 +134,10 @@ def test_a_tensor_that_is_always_zero_has_an_empty_range(method: Method) -> None
 
 
 def test_a_histogram_counts_every_value_once() -> None:
-    from export.calibration import _extremes, _histograms, _open
+    from export.calibration import _extremes, _histograms, open_with_outputs
 
     images = [heavy_tailed(5), heavy_tailed(40)]
-    session = _open(through(), ["images"])
+    session = open_with_outputs(through(), ["images"])
     histogram: Histogram = _histograms(session, _extremes(session, ["images"], images), images)["images"]
     assert histogram.counts.sum() == sum(batch.size for batch in images)
     assert histogram.counts[-1] >= 1

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from export.base import ExportError, sha256_file
 from export.graph import Wiring, load_graph, read_metadata
-from export.int8 import Int8Report, RecipeName, quantize_int8
+from export.int8 import Int8Report, RecipeName, layers, quantize_int8
 from export.qdq_rules import violations
 from export.to_onnx import export_onnx
 from tests.export.conftest import Toy
@@ -39,6 +39,25 @@ def test_every_conv_and_gemm_is_quantised(toy: Toy, recipe: RecipeName, tmp_path
     assert report.unquantized == ()
     weights = [t for t in load_graph(path).graph.initializer if len(t.dims) > 1]
     assert {t.data_type for t in weights if t.name.endswith("_quantized")} == {onnx.TensorProto.INT8}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_layer_that_is_kept_in_float_keeps_its_weights(toy: Toy, recipe: RecipeName, tmp_path: Path) -> None:
+    kept = layers(toy.graph)[1]
+    path = tmp_path / "kept.onnx"
+    report = quantize_int8(toy.graph, path, calibration=[IMAGES], recipe=recipe, keep_float=[kept])
+    assert sum(report.quantized.values()) == sum(report.total.values()) - 1
+    assert len(report.unquantized) == 1
+    graph = load_graph(path).graph
+    node = next(node for node in graph.node if kept in node.output)
+    assert {t.name: t.data_type for t in graph.initializer}[node.input[1]] == onnx.TensorProto.FLOAT
+    images = smooth_images(64, seed=1)
+    assert (run_graph(path, images).argmax(1) == run_graph(toy.graph, images).argmax(1)).mean() > 0.9
+
+
+def test_an_unknown_layer_cannot_be_kept(toy: Toy, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="has no layer 'conv9' to keep in float; it has: "):
+        quantize_int8(toy.graph, tmp_path / "x.onnx", calibration=[IMAGES], keep_float=["conv9"])
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
