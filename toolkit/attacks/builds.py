@@ -50,7 +50,7 @@ def confirm_on_each(
         The set with the first build's own logits and the indicator `confirmed`: of the adversaries that fool the source as it
         was attacked, the share that fool every build; and for several builds `confirmed_by <build>` for each.
     """
-    if len(origins) == 1:
+    if len(origins) == 1 or adversaries.source_logits is None:
         return confirm(adversaries, origins[0], checked=checked[0], batch_size=batch_size)
     labels, names = adversaries.clean.labels, distinct_names([origin.name for origin in origins], taken=())
     logits = [real_logits(origin, adversaries.images, batch_size=batch_size) for origin in origins]
