@@ -55,7 +55,8 @@ def confuse(
     budgets: tuple[float, ...] = (),
     shares: tuple[float, ...] = (0.5, 0.8, 0.9),
     squeezes: tuple[str, ...] = ("jpeg=10", "bits=1", "blur=1"),
-    target: str | None = None,
+    target: str | None = "next",
+    deployed: bool = True,
     device: str = "cpu",
     amp: bool = False,
 ) -> Study:
@@ -86,6 +87,7 @@ def confuse(
         shares: Parts of the training images that are poisoned, beside all of them.
         squeezes: Filters against the noise.
         target: Wanted classes of a label-specific generator: next, to=CLASS or a list; none for no such generator.
+        deployed: Whether a confused victim is exported and measured in FP16 and INT8 on ONNX Runtime.
         device: cpu or cuda.
         amp: Autocast to bfloat16.
     """
@@ -103,7 +105,11 @@ def confuse(
     }  # fmt: skip
     plan = Plan(data, seeds, eps, victim, others, budgets, shares, squeezes, target)
     fits = tuple(plan.fits())
-    jobs = (*plan.poisons(loop), *(job for fit in fits for job in fit_jobs(fit, training)))
+    jobs = (
+        *plan.poisons(loop),
+        *(job for fit in fits for job in fit_jobs(fit, training)),
+        *(_deploy(fits[1], data=data) if deployed else ()),
+    )
     return Study(jobs, partial(_collect, fits, plan))
 
 
@@ -172,6 +178,14 @@ class Plan:
         yield Fit("patterned", "patterns", self.victim, "patterns", seed=one, eps=self.eps)
 
 
+def _deploy(fit: Fit, *, data: str) -> tuple[Job, Job]:
+    """Export a confused victim and measure its graphs; it may lose any accuracy, since what it does is what is asked."""
+    limits = {"parity.fp16_accuracy_drop": 1.0, "parity.int8_accuracy_drop": 1.0, "parity.int8_min_agreement": 0.0}
+    export = Job("exported", "export", {"model": f"{{{fit.name}}}", **limits})
+    asked = {"engines": ("{exported}",), "data": data, "throughput": False, "invariance": 0, "gallery": 0}
+    return export, Job("deployed", "eval", asked)
+
+
 def _collect(fits: tuple[Fit, ...], plan: Plan, runs: Mapping[str, Run]) -> Findings:
     found = read_fits(fits, runs)
     published = PUBLISHED.get(plan.data, {})
@@ -179,7 +193,12 @@ def _collect(fits: tuple[Fit, ...], plan: Plan, runs: Mapping[str, Run]) -> Find
         verdicts=verdicts(found, published=published),
         cells=tuple(fit.cell() for fit in found),
         sections=sections(
-            found, poison=runs["poison"], shown=runs[fits[1].measured_by], published=published, eps=plan.eps
+            found,
+            deployed=runs.get("deployed"),
+            poison=runs["poison"],
+            shown=runs[fits[1].measured_by],
+            published=published,
+            eps=plan.eps,
         ),
     )
 

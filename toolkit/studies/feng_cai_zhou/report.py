@@ -12,6 +12,7 @@ import numpy as np
 from toolkit.config import format_eps
 from toolkit.data.arrays import read_npz
 from toolkit.evaluation.metrics import Rate
+from toolkit.evaluation.results import Results
 from toolkit.reports import numbers
 from toolkit.reports.document import Block, Section
 from toolkit.reports.figures.axes import LEFT, RIGHT, Axes
@@ -93,7 +94,13 @@ def _single(found: Sequence[Measured], published: Mapping[str, str]) -> Iterable
 
 
 def sections(
-    found: Sequence[Measured], *, poison: Run, shown: Run, published: Mapping[str, str], eps: float
+    found: Sequence[Measured],
+    *,
+    poison: Run,
+    shown: Run,
+    deployed: Run | None,
+    published: Mapping[str, str],
+    eps: float,
 ) -> tuple[Section, ...]:
     """Return the tables and figures."""
     by = {name: [each for each in found if each.fit.table == name] for name in _TABLES}
@@ -109,6 +116,8 @@ def sections(
         parts.append(Section("Part of the images poisoned", _shares(by, published)))
     if by["target"]:
         parts.append(Section("Label-specific noise", _target(by["target"][0])))
+    if deployed is not None:
+        parts.append(Section("Deployed", _deployed(deployed)))
     parts.append(Section("Against it, and a baseline", _against_it(by, published)))
     return tuple(parts)
 
@@ -232,6 +241,17 @@ def _against_it(by: Mapping[str, Sequence[Measured]], published: Mapping[str, st
             f"{numbers.percent(each.clean.value)} (most frequent prediction {numbers.percent(each.top_class.value)})."
         )
     return tuple(blocks)
+
+
+def _deployed(run: Run) -> tuple[Block, ...]:
+    results = Results.model_validate_json(run.file("results.json").read_bytes())
+    rows = [
+        (engine.name, engine.backend, numbers.percent(cell.accuracy.value), numbers.hits(cell.accuracy))
+        for engine in results.engines
+        for cell in (results.cell(engine.name, "clean"),)
+    ]
+    said = "The first poisoned victim of the main table, exported; INT8 ranges come from clean images."
+    return said, _table(("Form", "Engine", "Clean-test accuracy", "Images"), rows)
 
 
 def _pictures(arrays: Mapping[str, Array]) -> Figure:
