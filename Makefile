@@ -2,6 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 EDGE_VENV ?= .venv-edge
+EDGE_BUNDLE ?= build/edge
 # Another source of torch, for instance: make test TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 CONSTRAINTS = $(if $(filter 3.10,$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')),constraints-py310.txt,constraints.txt)
@@ -9,7 +10,7 @@ CONSTRAINTS = $(if $(filter 3.10,$(shell $(PYTHON) -c 'import sys; print("%d.%d"
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test slow edge lint types gpu-check clean
+.PHONY: demo test slow edge edge-bundle edge-check lint types gpu-check clean
 
 demo: $(VENV)/.train
 	$(RUN) cli.py demo
@@ -30,6 +31,13 @@ types: $(VENV)/.dev
 # The evaluation side as an edge device has it: base install, one engine, no torch.
 edge: $(EDGE_VENV)/.ready
 	$(EDGE_VENV)/bin/python -m pytest tests/edge
+
+# What the desk packs for a device, and the device's part: evaluated, timed, reported and compared with the desk's own run.
+edge-bundle: $(VENV)/.train
+	$(RUN) -m tests.edge.desk $(EDGE_BUNDLE)
+
+edge-check: $(EDGE_VENV)/.ready
+	$(EDGE_VENV)/bin/python -m tests.edge.device $(EDGE_BUNDLE)
 
 # Everything that needs a GPU, and the kernels' benchmark; fails where there is none.
 gpu-check: $(VENV)/.dev
