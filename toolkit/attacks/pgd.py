@@ -203,7 +203,7 @@ def descend(
     loss: Loss,
     eps: float | Tensor,
     steps: int,
-    step_size: float | Tensor | None = None,
+    step_size: float | None = None,
     start: Callable[..., Tensor] | None = None,
     step: Callable[..., Tensor] = linf_step,
     restarts: int = 1,
@@ -214,7 +214,7 @@ def descend(
 ) -> Tensor:
     """Follow any loss by one kind of step; the arguments are those of `pgd_linf`, with its choices made.
 
-    `eps` and `step_size` may also be one an image, (N, 1, 1, 1), where no image leaves (`stop="never"`, one restart).
+    `eps` may also be one an image, (N, 1, 1, 1), where no image leaves (`stop="never"`, one restart).
     """
     check_positive(steps=steps, restarts=restarts, step_size=step_size)
     check_keep(keep, restarts=restarts, stop=stop)
