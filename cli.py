@@ -103,7 +103,7 @@ def attack_command(entry: Entry) -> click.Command:
     )
     shared = config_options(AttackConfig, hidden=("attack", "eps", "params"))
     params: list[click.Parameter] = [
-        *plugin_options(entry, skip=("eps", "stop", "draws")),
+        *plugin_options(entry, skip=("eps", "deployed", "stop", "journal", "draws", "trace")),
         budget,
         *shared,
         *RUN_OPTIONS,

@@ -20,6 +20,7 @@ from kernels import l2_step as l2_kernel
 from kernels import linf_step as linf_kernel
 from kernels import momentum_step as momentum_kernel
 from kernels import runtime
+from kernels import universal_apply as universal_kernel
 from toolkit.types import Direction
 
 LEVELS = 255  # of an 8-bit pixel
@@ -213,6 +214,48 @@ def momentum_step(
     norm = grad.double().abs().sum((1, 2, 3), keepdim=True).to(grad.dtype)
     accumulated = decay * momentum + torch.where(norm == 0, 0, grad / norm)
     return linf_step(x, accumulated, origin, step_size=step_size, eps=eps, direction=direction), accumulated
+
+
+def universal_apply(x: Tensor, delta: Tensor, owner: Tensor | None = None) -> Tensor:
+    """Return clip(x + delta, 0, 1): images under a universal perturbation.
+
+    Args:
+        x: Images, (N, C, H, W).
+        delta: The perturbation (C, H, W), or several (P, C, H, W) where `owner` is given.
+        owner: (N,) int64, which of them each image carries, from 0 to P - 1.
+    """
+    if _kernels_take(x) and delta.dtype == x.dtype and not (torch.is_grad_enabled() and delta.requires_grad):
+        images, out = x.contiguous(), torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        with _kernel_stream(x.device) as stream:
+            universal_kernel.universal_apply(images, delta.contiguous(), out, labels=owner, stream=stream)
+        return out
+    return torch.clamp(x + (delta if owner is None else delta[owner]), 0, 1)
+
+
+def universal_update(grad: Tensor, delta: Tensor, owner: Tensor, *, step_size: float, eps: float) -> Tensor:
+    """Move universal perturbations along the sign of the sum of their images' gradients, inside the L-infinity ball around 0.
+
+    Sums are in float64, so that their order decides no sign. A perturbation that no image carries is only clipped.
+
+    Args:
+        grad: Gradients at the perturbed images, (N, C, H, W).
+        delta: Perturbations, (P, C, H, W).
+        owner: (N,) int64, which of them each image carries.
+        step_size: Length of the step in pixel units.
+        eps: Radius of the ball.
+
+    Returns:
+        The moved perturbations.
+    """
+    if _kernels_take(grad) and delta.dtype == grad.dtype:
+        moved = delta.clone(memory_format=torch.contiguous_format)
+        with _kernel_stream(grad.device) as stream:
+            universal_kernel.universal_update(
+                grad.contiguous(), moved, step_size=step_size, eps=eps, labels=owner, stream=stream
+            )
+        return moved
+    total = torch.zeros(delta.shape, dtype=torch.float64, device=delta.device).index_add_(0, owner, grad.double())
+    return (delta + step_size * torch.nan_to_num(total, nan=0.0).sign().to(delta.dtype)).clamp_(-eps, eps)
 
 
 def l2_norm(x: Tensor) -> Tensor:

@@ -28,9 +28,16 @@ def names(specs: list[AttackSpec]) -> list[str]:
     return [spec.name for spec in specs]
 
 
+def deployed(x: torch.Tensor) -> torch.Tensor:
+    """The second build of an attack that takes one."""
+    return small_network(seed=1).to(x.dtype)(x)
+
+
 def choose(spec: AttackSpec, *, eps: float = EPS, **options):  # type: ignore[no-untyped-def]
     params = {name: value for name, value in SHORT.items() if spec.takes(name)}
-    return choose_attack(spec, eps=eps * (10 if spec.norm == "l2" else 1), params=params, **options)
+    options |= {"deployed": deployed} if spec.takes("deployed") else {}
+    attack = choose_attack(spec, eps=eps * (10 if spec.norm == "l2" else 1), params=params, **options)
+    return attack if spec.access != "data" else attack.fitted(small_network(), images(12), Y, draws=draws(12))
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=names(SPECS))

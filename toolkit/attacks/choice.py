@@ -6,20 +6,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from toolkit.attacks.base import AttackSpec, Draws, check_contract, parse_stop
 from toolkit.config import check_eps
 from toolkit.errors import ConfigError
-from toolkit.ops import LEVELS, l2_project, linf_project, to_grid, to_grid_inwards
+from toolkit.ops import LEVELS, l2_project, linf_project, to_grid, to_grid_inwards, universal_apply
 from toolkit.parameters import read_params
 from toolkit.types import Pixels
 
 if TYPE_CHECKING:
+    from toolkit.attacks.fitting import Journal
+    from toolkit.attacks.queries import QueryTrace
     from toolkit.types import LogitsFn
 
 #: Parameters that the caller of an attack sets and no user does.
-CALLERS = ("eps", "stop", "draws")
+CALLERS = ("eps", "deployed", "stop", "journal", "draws", "trace")
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class Attack:
         params: All its parameters, defaults resolved.
         pixels: "uint8" brings its images to the 8-bit grid, inside the budget.
         stop: "never", "first" or "margin=K": when an image has been attacked enough.
+        deployed: The second build, for an attack on the difference between two.
+        perturbation: (P, C, H, W), what a universal attack adds: the same to all images, or one a class; None until `fitted`.
     """
 
     spec: AttackSpec
@@ -39,21 +44,38 @@ class Attack:
     params: Mapping[str, Any]
     pixels: Pixels = "float"
     stop: str = "never"
+    deployed: LogitsFn | None = None
+    perturbation: Tensor | None = None
 
     @property
     def radius(self) -> float:
         """How far an image may be moved."""
         return self.spec.radius(self.eps, self.params)
 
-    def run(self, model: LogitsFn, x: Tensor, y: Tensor, *, draws: Draws) -> Tensor:
-        """Attack one batch (N, C, H, W) with its classes (N,) and check what comes back.
+    def run(self, model: LogitsFn, x: Tensor, y: Tensor, *, draws: Draws, trace: QueryTrace | None = None) -> Tensor:
+        """Attack one batch (N, C, H, W) with its classes (N,) and check what comes back; `trace` is told of each query.
 
         Raises:
             AttackContractError: When the attack breaks its promise.
         """
-        offered = {"stop": self.stop, "draws": draws}
+        if self.spec.access == "data":
+            return self.finish(x, self._perturbed(x, y))
+        offered = {"deployed": self.deployed, "stop": self.stop, "draws": draws, "trace": trace}
         taken = {name: value for name, value in offered.items() if self.spec.takes(name)}
         return self.finish(x, self.spec.function(model, x, y, eps=self.eps, **self.params, **taken))
+
+    def fitted(self, model: LogitsFn, x: Tensor, y: Tensor, *, draws: Draws, journal: Journal | None = None) -> Attack:
+        """Return a universal attack with its perturbations fitted on these images; `journal` keeps how far it has come."""
+        found = self.spec.function(model, x, y, eps=self.eps, **self.params, journal=journal, draws=draws)
+        return replace(self, perturbation=found)
+
+    def _perturbed(self, x: Tensor, y: Tensor) -> Tensor:
+        if self.perturbation is None:
+            raise ConfigError(
+                f"attack {self.spec.name!r} is fitted on training images first; run it as `attack {self.spec.name}`"
+            )
+        owner = torch.zeros_like(y) if len(self.perturbation) == 1 else y
+        return universal_apply(x, self.perturbation.to(x.dtype), owner)
 
     def finish(self, x: Tensor, x_adv: Tensor) -> Tensor:
         """Check an attack's images, and bring them to the 8-bit grid where that was chosen.
@@ -68,7 +90,15 @@ class Attack:
         return x_adv
 
 
-def run_sweep(attacks: Sequence[Attack], model: LogitsFn, x: Tensor, y: Tensor, *, draws: Draws) -> list[Tensor]:
+def run_sweep(
+    attacks: Sequence[Attack],
+    model: LogitsFn,
+    x: Tensor,
+    y: Tensor,
+    *,
+    draws: Draws,
+    traces: Sequence[QueryTrace] | None = None,
+) -> list[Tensor]:
     """Run the same attack at several budgets, in one search where the attack allows it.
 
     Args:
@@ -77,6 +107,7 @@ def run_sweep(attacks: Sequence[Attack], model: LogitsFn, x: Tensor, y: Tensor, 
         x: Clean images, (N, C, H, W).
         y: True classes, (N,).
         draws: Random numbers.
+        traces: One for each attack, told of its queries; or None.
 
     Returns:
         The images of each attack, the same as it would give alone.
@@ -85,7 +116,8 @@ def run_sweep(attacks: Sequence[Attack], model: LogitsFn, x: Tensor, y: Tensor, 
         AttackContractError: When the attack breaks its promise.
     """
     if len(attacks) == 1 or not attacks[0].spec.nested:
-        return [attack.run(model, x, y, draws=draws) for attack in attacks]
+        told = traces or [None] * len(attacks)
+        return [attack.run(model, x, y, draws=draws, trace=trace) for attack, trace in zip(attacks, told, strict=True)]
     widest = max(attacks, key=lambda attack: attack.eps)
     found = replace(widest, pixels="float").run(model, x, y, draws=draws)
     project = linf_project if widest.spec.norm == "linf" else l2_project
@@ -93,7 +125,13 @@ def run_sweep(attacks: Sequence[Attack], model: LogitsFn, x: Tensor, y: Tensor, 
 
 
 def choose_attack(
-    spec: AttackSpec, *, eps: float, params: Mapping[str, Any], pixels: Pixels = "float", stop: str = "never"
+    spec: AttackSpec,
+    *,
+    eps: float,
+    params: Mapping[str, Any],
+    pixels: Pixels = "float",
+    stop: str = "never",
+    deployed: LogitsFn | None = None,
 ) -> Attack:
     """Read an attack's parameters and refuse what it cannot do.
 
@@ -102,6 +140,12 @@ def choose_attack(
     """
     check_eps(eps, norm=spec.norm)
     parse_stop(stop)
+    if spec.takes("deployed") != (deployed is not None):
+        raise ConfigError(
+            f"attack {spec.name!r} is between two builds; name the second one with --deployed FILE.onnx"
+            if deployed is None
+            else f"attack {spec.name!r} takes one source model; drop --deployed"
+        )
     if stop != "never" and not spec.takes("stop"):
         raise ConfigError(f"attack {spec.name!r} has no steps after which an image could leave; drop stop = {stop!r}")
     if pixels == "uint8" and not spec.box:
@@ -110,4 +154,4 @@ def choose_attack(
         )
     if pixels == "uint8" and spec.norm == "linf" and eps * LEVELS < 1 - 1e-6:
         raise ConfigError(f"eps = {eps:g} is less than one 8-bit level, 1/255: no pixel could move; use pixels = float")
-    return Attack(spec, eps, read_params(spec.entry, params, skip=CALLERS), pixels, stop)
+    return Attack(spec, eps, read_params(spec.entry, params, skip=CALLERS), pixels, stop, deployed)

@@ -15,6 +15,7 @@ import torch
 from toolkit.attacks.base import AttackSpec, Draws, find_attack
 from toolkit.attacks.builds import combine, compare_builds, confirm_on_each
 from toolkit.attacks.choice import Attack, choose_attack
+from toolkit.attacks.perturbed import FIT, fit_on_training
 from toolkit.attacks.probes import DEFAULT_COUNT, Probe, choose_probe, look_for_masking
 from toolkit.attacks.queries import QueriedEngine
 from toolkit.attacks.shards import Source, findings, indicators, read_shards, write_shards
@@ -64,7 +65,8 @@ def attack_sweep(configs: Sequence[AttackConfig], outs: Sequence[Run]) -> None:
 
 def _attack_opened(configs: Sequence[AttackConfig], outs: Sequence[Run], origins: Sequence[Origin]) -> None:
     config = configs[0]
-    data = _clean_images(config, chosen_data(origins[0], config.data))
+    images_of = chosen_data(origins[0], config.data)
+    data = _clean_images(config, images_of)
     for origin in origins:
         _check_fit(origin.model, data)
     checked = [check_twin(origin, data, batch_size=config.batch_size) for origin in origins]
@@ -75,6 +77,7 @@ def _attack_opened(configs: Sequence[AttackConfig], outs: Sequence[Run], origins
         _check_grid_possible(chosen, data)
     follow = combine([_follow(origin.model, data, config, list(todo.values())) for origin in origins])
     source = Source(combine([origin.model for origin in origins]), follow, device=config.device, seed=config.seed)
+    todo = {out: fit_on_training(chosen, source, images_of, out) for out, chosen in todo.items()}
     write_shards(list(todo.values()), [out.path / SHARDS for out in todo], source, data, batch_size=config.batch_size)
     probe = _probe(source, origins, data, config)
     settings = {"stop": config.stop, "seed": config.seed, "gradients": config.gradients}
@@ -87,7 +90,7 @@ def _attack_opened(configs: Sequence[AttackConfig], outs: Sequence[Run], origins
         save_adversarial_set(
             out, compare_builds(confirmed, second, batch_size=config.batch_size) if second else confirmed
         )
-        out.finish(discard=(SHARDS,))
+        out.finish(discard=(SHARDS, FIT))
 
 
 def craft(
@@ -190,7 +193,7 @@ def _follow(model: Network, data: LabelledImages, config: AttackConfig, attacks:
     first = data.take(np.arange(min(config.batch_size, len(data))))
     x = torch.from_numpy(first.images).to(config.device)
     follow = fast_source(model, x[:8], mode=config.gradients)
-    if config.gradients == "bf16" and attacks:
+    if config.gradients == "bf16" and attacks and attacks[-1].spec.access != "data":
         y = torch.from_numpy(first.labels).to(config.device)
         draws = Draws(seed=config.seed, index=first.index)
         success = [

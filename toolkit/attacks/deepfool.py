@@ -49,9 +49,9 @@ def deepfool(
         raise ConfigError(f"candidates = {candidates}, overshoot = {overshoot:g}; expected 2 and 0 or more")
     x_adv, rows = x.clone(), torch.arange(len(x), device=x.device)
     offset = torch.zeros_like(x)
-    others = _others(model, x, y, count=candidates - 1)
+    others = likeliest_others(model, x, y, count=candidates - 1)
     for _ in range(steps):
-        wrong, step = _to_nearest_boundary(model, x_adv[rows], y[rows], others[rows])
+        wrong, step = to_nearest_boundary(model, x_adv[rows], y[rows], others[rows])
         rows, step = rows[~wrong], step[~wrong]
         if not len(rows):
             break
@@ -60,14 +60,14 @@ def deepfool(
     return l2_project(x_adv, x, eps=eps)
 
 
-def _others(model: LogitsFn, x: Tensor, y: Tensor, *, count: int) -> Tensor:
+def likeliest_others(model: LogitsFn, x: Tensor, y: Tensor, *, count: int) -> Tensor:
     """Return the likeliest classes other than y, (N, count) or fewer."""
     with torch.no_grad():
         logits = model(x)
     return logits.scatter(1, y[:, None], -torch.inf).topk(min(count, logits.shape[1] - 1), dim=1).indices
 
 
-def _to_nearest_boundary(model: LogitsFn, x: Tensor, y: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+def to_nearest_boundary(model: LogitsFn, x: Tensor, y: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     """Return which images are misclassified already, and the step to the nearest boundary of the linearised model."""
     with torch.enable_grad():
         images = x.detach().requires_grad_()

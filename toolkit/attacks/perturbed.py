@@ -1,0 +1,52 @@
+"""Universal perturbations in the attack stage: fitted on training images, kept in the run, added to the images to attack."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from toolkit.attacks.base import Draws
+from toolkit.attacks.choice import Attack
+from toolkit.attacks.fitting import Journal
+from toolkit.attacks.shards import Source
+from toolkit.config import DataConfig, format_eps
+from toolkit.data.base import load_splits
+from toolkit.data.perturbation import save_perturbation
+from toolkit.errors import DataError
+from toolkit.runs import Run
+
+FIT = "fit.npz"  # where a fit stands, until it is finished
+
+
+def fit_on_training(chosen: Attack, source: Source, trained_on: DataConfig, out: Run) -> Attack:
+    """Return the attack with its perturbations fitted on the training split; one that needs no data comes back as it is.
+
+    Args:
+        chosen: The attack.
+        source: The model that is attacked.
+        trained_on: The data whose training split is fitted on.
+        out: The run, which keeps the state of the fit and then the perturbations.
+
+    Raises:
+        DataError: When there are no training images.
+    """
+    if chosen.spec.access != "data":
+        return chosen
+    train = load_splits(trained_on).train
+    if not len(train):
+        raise DataError(
+            f"{train.name} has no training images, and a universal perturbation is fitted on them; attack a model with --data "
+            "that has some"
+        )
+    fitted = chosen.fitted(
+        source.follow,
+        torch.from_numpy(train.images),
+        torch.from_numpy(train.labels).to(source.device),
+        draws=Draws(seed=source.seed, index=train.index),
+        journal=Journal(out.path / FIT, title=f"fit {chosen.spec.name} {format_eps(chosen.eps)}"),
+    )
+    if fitted.perturbation is not None:
+        save_perturbation(out.path, fitted.perturbation.cpu().numpy())
+    about = f"{train.name}/{train.split}, {len(train)} images"
+    return replace(fitted, params={**chosen.params, "fitted_on": about})

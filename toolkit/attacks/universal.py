@@ -1,0 +1,268 @@
+"""Universal perturbations: one for all images, or one a class, fitted on training images and added to others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from toolkit.attacks.base import Draws, check_positive, draws_of
+from toolkit.attacks.deepfool import likeliest_others, to_nearest_boundary
+from toolkit.attacks.fitting import Ascent, Batch, Feed, Goal, Journal, Move, fit, within
+from toolkit.attacks.goals import (
+    Balanced,
+    Penalty,
+    Reduction,
+    Strength,
+    clamped_cross_entropy,
+    towards_class,
+    uniform_histogram,
+)
+from toolkit.errors import ConfigError
+from toolkit.ops import l2_norm, universal_apply
+from toolkit.registry import register
+from toolkit.types import Direction, Norm
+
+if TYPE_CHECKING:
+    from toolkit.types import LogitsFn
+
+Method: TypeAlias = Literal["sgd", "deepfool"]
+Per: TypeAlias = Literal["data", "class"]
+
+_STEP, _BALANCED_STEP = 0.8, 0.5  # of the budget: the first step, where none is given; 0.8 is that of SGD-UAP's code
+
+
+@register("universal", norm="linf", access="data")
+def universal(
+    model: LogitsFn,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    method: Method = "sgd",
+    per: Per = "data",
+    steps: int = 200,
+    fit_batch: int = 128,
+    step_size: float | None = None,
+    beta: float = 9.0,
+    candidates: int = 10,
+    direction: Direction = "ascent",
+    label: str = "true",
+    journal: Journal | None = None,
+    draws: Draws | None = None,
+) -> Tensor:
+    """A universal perturbation under L-infinity, fitted on the training images: SGD-UAP or DeepFool-UAP.
+
+    "sgd" takes sign steps along the clamped cross-entropy of batches (Shafahi et al., 2020, arXiv:1811.11304), with a step
+    that falls to 0. "deepfool" moves towards the nearest boundaries of the images that still resist (Moosavi-Dezfooli et al.,
+    2017, arXiv:1610.08401); differing from them, a batch is linearised once and moves the perturbation by the mean of its
+    steps, at their mean length. With `per=class` every true class has its own perturbation (Benz et al., 2021,
+    arXiv:2104.03000): an oracle, since an attacker would have to know the class.
+
+    Args:
+        model: Maps images (N, C, H, W) in [0, 1] to logits (N, K); differentiable.
+        x: Images to fit on, (N, C, H, W) in [0, 1]; they may stay on the host.
+        y: Their true classes, (N,) int64, on the model's device.
+        eps: L-infinity budget in the units of `x` (8/255 is eight grey levels).
+        method: "sgd" or "deepfool".
+        per: "data" fits one perturbation for all images, "class" one a class.
+        steps: Number of batches.
+        fit_batch: Images of a batch.
+        step_size: Length of the first step of "sgd" (default: 0.8 * eps).
+        beta: Cross-entropy above which an image no longer pulls ("sgd" with ascent).
+        candidates: Classes whose boundaries "deepfool" looks at.
+        direction: "ascent" moves away from the class that is followed, "descent" towards it ("sgd").
+        label: The class that is followed: "true", "most-likely", "least-likely" on the clean image, or an index.
+        journal: Where the state is kept.
+        draws: Random numbers of the batches' order.
+
+    Returns:
+        Perturbations (P, C, H, W) within `eps` of 0: one, or one a class.
+    """
+    options = _Options(method, per, steps, fit_batch, step_size, beta, candidates, direction, label)
+    return _fit_plain(model, x, y, options, norm="linf", eps=eps, journal=journal, draws=draws)
+
+
+@register("universal-l2", norm="l2", access="data")
+def universal_l2(
+    model: LogitsFn,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    method: Method = "sgd",
+    per: Per = "data",
+    steps: int = 200,
+    fit_batch: int = 128,
+    step_size: float | None = None,
+    beta: float = 9.0,
+    candidates: int = 10,
+    direction: Direction = "ascent",
+    label: str = "true",
+    journal: Journal | None = None,
+    draws: Draws | None = None,
+) -> Tensor:
+    """A universal perturbation under L2, fitted on the training images: SGD-UAP with normalised steps, or DeepFool-UAP.
+
+    Args:
+        model: Maps images (N, C, H, W) in [0, 1] to logits (N, K); differentiable.
+        x: Images to fit on, (N, C, H, W) in [0, 1]; they may stay on the host.
+        y: Their true classes, (N,) int64, on the model's device.
+        eps: L2 budget of a whole image in the units of `x`.
+        method: "sgd" or "deepfool", as for `universal`.
+        per: "data" fits one perturbation for all images, "class" one a class.
+        steps: Number of batches.
+        fit_batch: Images of a batch.
+        step_size: Length of the first step of "sgd" (default: 0.8 * eps).
+        beta: Cross-entropy above which an image no longer pulls ("sgd" with ascent).
+        candidates: Classes whose boundaries "deepfool" looks at.
+        direction: "ascent" moves away from the class that is followed, "descent" towards it ("sgd").
+        label: The class that is followed: "true", "most-likely", "least-likely" on the clean image, or an index.
+        journal: Where the state is kept.
+        draws: Random numbers of the batches' order.
+
+    Returns:
+        Perturbations (P, C, H, W) within `eps` of 0: one, or one a class.
+    """
+    options = _Options(method, per, steps, fit_batch, step_size, beta, candidates, direction, label)
+    return _fit_plain(model, x, y, options, norm="l2", eps=eps, journal=journal, draws=draws)
+
+
+@register("universal-balanced", norm="linf", access="data")
+def universal_balanced(
+    model: LogitsFn,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    strength: Strength = "margin",
+    reduction: Reduction = "logsumexp",
+    tau: float = 2.0,
+    kappa: float = 2.0,
+    beta: float = 9.0,
+    decay: float = 0.95,
+    penalty: Penalty = "entropy",
+    lam: float = 0.0,
+    gam: float = 0.0,
+    slack: float = 0.5,
+    steps: int = 200,
+    fit_batch: int = 128,
+    step_size: float | None = None,
+    journal: Journal | None = None,
+    draws: Draws | None = None,
+) -> Tensor:
+    """A class-balanced universal perturbation under L-infinity; a reconstruction from the abstract of Ma et al. (IJCNN 2023).
+
+    A plain universal perturbation sends most images to one class. This one calibrates the logits by a running histogram of
+    what is predicted, so that a class that is predicted too often gains nothing, and caps the margin, so that an image that is
+    lost does not pull. The paper's formulas are not public: every choice is an option. `tau=0` is the capped margin alone,
+    `strength=ce` the literal logit adjustment of the cross-entropy, `lam` and `gam` add the penalty regulariser.
+
+    Args:
+        model: Maps images (N, C, H, W) in [0, 1] to logits (N, K); differentiable.
+        x: Images to fit on, (N, C, H, W) in [0, 1]; they may stay on the host.
+        y: Their true classes, (N,) int64, on the model's device.
+        eps: L-infinity budget in the units of `x`.
+        strength: "margin" (calibrated wrong classes over the own one) or "ce" (cross-entropy of calibrated logits).
+        reduction: How the wrong classes of the margin become one number: "logsumexp" or "max".
+        tau: Weight of the calibration.
+        kappa: Margin above which an image no longer pulls.
+        beta: Cross-entropy above which an image no longer pulls, with `strength=ce`.
+        decay: Share of the histogram that stays at each batch.
+        penalty: "entropy" of the mean prediction, or "histogram": squares of what is above a fair share.
+        lam: Weight of the penalty between images.
+        gam: Weight of the confidence within an image.
+        slack: How far above its fair share a class may be, with `penalty=histogram`.
+        steps: Number of batches.
+        fit_batch: Images of a batch.
+        step_size: Length of the first step (default: eps / 2).
+        journal: Where the state is kept.
+        draws: Random numbers of the batches' order.
+
+    Returns:
+        One perturbation, (1, C, H, W) within `eps` of 0.
+    """
+    if not 0 <= decay < 1:
+        raise ConfigError(f"decay = {decay:g} is no share that may stay; expected a number from 0 to below 1")
+    check_positive(steps=steps, fit_batch=fit_batch, step_size=step_size, kappa=kappa, beta=beta)
+    histogram = uniform_histogram(count=1, classes=class_count(model, x, y), like=x.new_empty(0, device=y.device))
+    goal = Balanced(histogram, strength, reduction, tau, kappa, beta, decay, penalty, lam, gam, slack)
+    move = Ascent(model, goal, "linf", eps, step_size or _BALANCED_STEP * eps, steps)
+    feed = Feed(x, y, size=fit_batch, count=1, draws=draws_of(draws, x))
+    return fit(zeros(1, x, y), feed, move, steps=steps, journal=journal, memory={"histogram": histogram})
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What `universal` and `universal-l2` share, as they document it."""
+
+    method: Method
+    per: Per
+    steps: int
+    fit_batch: int
+    step_size: float | None
+    beta: float
+    candidates: int
+    direction: Direction
+    label: str
+
+
+def _fit_plain(
+    model: LogitsFn,
+    x: Tensor,
+    y: Tensor,
+    options: _Options,
+    *,
+    norm: Norm,
+    eps: float,
+    journal: Journal | None,
+    draws: Draws | None,
+) -> Tensor:
+    check_positive(steps=options.steps, fit_batch=options.fit_batch, step_size=options.step_size, beta=options.beta)
+    one = options.per == "data"
+    feed = Feed(x, y, size=options.fit_batch, count=1 if one else None, draws=draws_of(draws, x))
+    start = zeros(1 if one else class_count(model, x, y), x, y)
+    move: Move = _DeepFool(model, norm, eps, options.candidates)
+    if options.method == "sgd":
+        goal: Goal = clamped_cross_entropy(options.beta) if options.direction == "ascent" else towards_class
+        move = Ascent(model, goal, norm, eps, options.step_size or _STEP * eps, options.steps, label=options.label)
+    elif options.direction == "descent" or options.label != "true":
+        raise ConfigError("method = 'deepfool' leaves the true class; expected direction = 'ascent' and label = 'true'")
+    return fit(start, feed, move, steps=options.steps, journal=journal)
+
+
+@dataclass(frozen=True)
+class _DeepFool:
+    """A step to the nearest boundaries: the mean direction of the images that still resist, at their mean length."""
+
+    model: LogitsFn
+    norm: Norm
+    eps: float
+    candidates: int
+
+    def __call__(self, delta: Tensor, batch: Batch, step: int) -> Tensor:
+        images = universal_apply(batch.x, delta, batch.owner)
+        others = likeliest_others(self.model, images, batch.y, count=self.candidates - 1)
+        wrong, moves = to_nearest_boundary(self.model, images, batch.y, others)
+        moves = moves * ~wrong.view(-1, 1, 1, 1)
+        total = torch.zeros_like(delta).index_add_(0, batch.owner, moves)
+        lengths = l2_norm(moves).flatten()
+        resisting = torch.zeros(len(delta), dtype=delta.dtype, device=delta.device)
+        mean = resisting.index_add(0, batch.owner, lengths) / resisting.index_add(
+            0, batch.owner, (~wrong).to(delta.dtype)
+        ).clamp_(min=1)
+        along = total / l2_norm(total).clamp_(min=1e-30)
+        return within(delta + mean.view(-1, 1, 1, 1) * along, norm=self.norm, eps=self.eps)
+
+
+def class_count(model: LogitsFn, x: Tensor, y: Tensor) -> int:
+    """Return K, as the model has it."""
+    with torch.no_grad():
+        return model(x[:1].to(y.device)).shape[1]
+
+
+def zeros(count: int, x: Tensor, y: Tensor) -> Tensor:
+    """Return `count` perturbations of 0 for images `x`, on the device of `y`."""
+    return torch.zeros(count, *x.shape[1:], dtype=x.dtype, device=y.device)
