@@ -271,6 +271,10 @@ class BuildConfig(Strict):
     mean: tuple[float, ...] = Field((), description="subtracted from each channel, in the graph's range")
     std: tuple[float, ...] = Field((), description="each channel is then divided by it")
     input_shape: tuple[int, int, int] | None = Field(None, description="C,H,W, where the graph does not say")
+    prefix: str | None = Field(
+        None, description="attack run (or npz, npy) of a universal perturbation, put in front of each graph"
+    )
+    prefix_class: int | None = Field(None, ge=0, description="which one, where it holds one a class")
     batch_range: tuple[int, int, int] | None = Field(None, description="TensorRT: batches (default: 1,32,256)")
     workspace_mib: int | None = Field(None, ge=1, description="TensorRT: scratch memory of a layer (default: 1024)")
     optimization_level: int | None = Field(None, ge=0, le=5, description="TensorRT: 0 to 5 (default: 3)")
@@ -278,6 +282,24 @@ class BuildConfig(Strict):
     locked: bool | None = Field(None, description="TensorRT: fail where the timing cache lacks a time")
 
     _split = field_validator("mean", "std", "input_shape", "batch_range", mode="before")(split_at_commas)
+
+
+class QuantizeConfig(Strict):
+    """`cli.py quantize`: an INT8 build chosen by its accuracy under attack on validation images."""
+
+    model: str = Field(description="a train run")
+    adversaries: str = Field(description="attack run of that model's validation images (attack --split validation)")
+    calibration_adversaries: str | None = Field(
+        None, description="attack run of its calibration images, tried as calibration images too"
+    )
+    recipe: Literal["trt", "cpu"] = Field("trt", description="INT8 recipe")
+    methods: tuple[Literal["minmax", "entropy", "percentile", "mse"], ...] = Field(
+        ("minmax", "entropy", "percentile", "mse"), min_length=1, description="INT8 ranges; the first is tried on every sample"
+    )
+    calibrations: int = Field(5, ge=1, description="samples of clean calibration images")
+    calibration_limit: int = Field(128, ge=1, description="images of a sample, stratified")
+    budget: int = Field(12, ge=1, description="builds that are tried")
+    exporter: Literal["dynamo", "torchscript"] = Field("dynamo", description="PyTorch's exporter")
 
 
 class EvalConfig(Strict):
@@ -354,7 +376,7 @@ __all__ = [
     "Number",
     "ParityLimits",
     "PoisonConfig",
-    "QatConfig",
+    "QatConfig", "QuantizeConfig",
     "Strict",
     "TrainConfig",
     "build_config",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from toolkit.attacks.base import Draws, parse_stop
 from toolkit.attacks.gradients import Observed
-from toolkit.attacks.losses import goal_margin
+from toolkit.attacks.losses import Loss, goal_margin
 from toolkit.errors import ConfigError
 from toolkit.types import Direction
 
@@ -56,16 +57,19 @@ class Batch:
 class Worst:
     """The worst image found so far for each clean one, over steps, restarts and attacks.
 
+    How bad an image is comes from its logits and class: `goal` where one is given, else how far it is out of class y
+    (ascent) or in it (descent).
+
     Attributes:
         images: (N, C, H, W); the clean image where nothing has been offered yet.
         margin: (N,), how far beyond the attack's goal each is; positive where the model is fooled.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, *, direction: Direction, stop: str) -> None:
+    def __init__(self, x: Tensor, y: Tensor, *, direction: Direction, stop: str, goal: Loss | None = None) -> None:
         self.images = x.clone()
         self.margin = torch.full((len(x),), -math.inf, dtype=x.dtype, device=x.device)
         self._y = y
-        self._direction = direction
+        self._goal = goal or partial(goal_margin, direction=direction)
         self._enough = parse_stop(stop)
 
     @property
@@ -75,7 +79,7 @@ class Worst:
 
     def offer(self, rows: Tensor, images: Tensor, logits: Tensor) -> None:
         """Keep the images that are worse than what was found before."""
-        margin = goal_margin(logits, self._y[rows], direction=self._direction).to(self.margin.dtype)
+        margin = self._goal(logits, self._y[rows]).to(self.margin.dtype)
         worse = margin > self.margin[rows]
         self.images[rows] = torch.where(worse.view(-1, 1, 1, 1), images, self.images[rows])
         self.margin[rows] = torch.where(worse, margin, self.margin[rows])

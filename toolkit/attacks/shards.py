@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,11 +15,12 @@ from toolkit.attacks.base import AttackSpec, Draws, distance
 from toolkit.attacks.choice import Attack, run_sweep
 from toolkit.attacks.gradients import observe
 from toolkit.attacks.losses import cross_entropy
+from toolkit.attacks.queries import QueryTrace, query_counts
 from toolkit.config import format_eps
 from toolkit.data.arrays import read_npz, write_npz
 from toolkit.data.base import LabelledImages
 from toolkit.progress import progress
-from toolkit.types import Array
+from toolkit.types import Array, Labels
 
 if TYPE_CHECKING:
     from toolkit.types import LogitsFn
@@ -89,6 +90,14 @@ def indicators(found: Mapping[str, Array], *, radius: float) -> dict[str, float]
     return measured
 
 
+def findings(found: Mapping[str, Array], *, labels: Labels) -> dict[str, Any]:
+    """Return what the shards say beyond images: for a query attack its success against queries."""
+    if "queries_found" not in found:
+        return {}
+    wrong = found["clean_logits"].argmax(1) != labels
+    return {"queries": query_counts(found["queries_found"], found["queries_asked"], wrong)}
+
+
 def _file(folder: Path, start: int) -> Path:
     return folder / f"{start:09d}.npz"
 
@@ -99,8 +108,12 @@ def _craft_batch(attacks: Sequence[Attack], source: Source, batch: LabelledImage
     y = torch.from_numpy(batch.labels).to(source.device)
     clean = _look_at_clean(attacks[0].spec, source.model, x, y)
     draws = Draws(seed=source.seed, index=batch.index)
-    crafted = run_sweep(attacks, source.follow, x, y, draws=draws)
-    return [_shard(source.model, x, y, x_adv, clean, spec=attacks[0].spec) for x_adv in crafted]
+    traces = [QueryTrace(len(x)) for _ in attacks] if attacks[0].spec.takes("trace") else None
+    crafted = run_sweep(attacks, source.follow, x, y, draws=draws, traces=traces)
+    shards = [_shard(source.model, x, y, x_adv, clean, spec=attacks[0].spec) for x_adv in crafted]
+    for shard, trace in zip(shards, traces or (), strict=False):
+        shard.update(queries_asked=trace.asked, queries_found=trace.found)
+    return shards
 
 
 def _look_at_clean(spec: AttackSpec, model: LogitsFn, x: Tensor, y: Tensor) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from toolkit.attacks.balls import START
 from toolkit.attacks.base import Draws, check_positive, draws_of
+from toolkit.attacks.queries import QueryTrace
 from toolkit.attacks.search import Worst
 from toolkit.errors import ConfigError
 from toolkit.ops import linf_project
@@ -33,6 +34,7 @@ def square(
     share: float = 0.8,
     stop: str = "never",
     draws: Draws | None = None,
+    trace: QueryTrace | None = None,
 ) -> Tensor:
     """Square attack under L-infinity (Andriushchenko et al., 2020, arXiv:1912.00049): asks for logits only.
 
@@ -48,6 +50,7 @@ def square(
         share: Share of the pixels that the first squares cover; it shrinks as the queries are spent.
         stop: "never", "first" or "margin=K": when an image has been attacked enough and leaves the batch.
         draws: Random numbers of the squares.
+        trace: Is told of each query.
 
     Returns:
         Images of the shape and dtype of `x`, within `eps` of it and in [0, 1].
@@ -62,6 +65,8 @@ def square(
     with torch.no_grad():
         for query in range(queries):
             worst.offer(rows, tried, model(tried))
+            if trace:
+                trace.record(rows, worst.margin[rows] > 0)
             if worst.stops:
                 kept = worst.open(rows)
                 if len(kept) < len(rows):

@@ -186,6 +186,7 @@ class AdversarialSet:
         clipped: Whether the images stay in [0, 1]; False only where the attack reproduces a paper that did not clip.
         access: What the attack needed of its source: "gradients", "queries", "data" or "none"; "" where not recorded.
         source_sha256: The hash of each file that was attacked: a graph or a checkpoint's weights.
+        findings: Counts beyond images: "queries" (success against queries), "builds" (right in one build, wrong in another).
     """
 
     name: str
@@ -203,6 +204,7 @@ class AdversarialSet:
     clipped: bool = True
     access: str = ""
     source_sha256: tuple[str, ...] = ()
+    findings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_images(self.images if self.clipped else np.clip(self.images, 0, 1), what=self.name)
@@ -347,6 +349,7 @@ def save_adversarial_set(run: Run, adversaries: AdversarialSet) -> None:
         "source": adversaries.source, "params": dict(adversaries.params), "pixels": adversaries.pixels,
         "indicators": dict(adversaries.indicators), "classes": list(clean.classes), "data": clean.name, "split": clean.split,
         "clipped": adversaries.clipped, "access": adversaries.access, "source_sha256": list(adversaries.source_sha256),
+        "findings": dict(adversaries.findings),
     }  # fmt: skip
     with atomic(run.path / "set.json") as temporary:
         temporary.write_text(json.dumps(about, indent=1, allow_nan=False) + "\n", encoding="utf-8")
