@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from cli import cli
 from toolkit.config import PoisonConfig, TrainConfig, build_config
 from toolkit.data.base import LabelledImages, load_splits
 from toolkit.data.poison import PoisonedImages, choose_poisoned, load_poison
@@ -205,3 +207,26 @@ def test_indices_must_ascend(made: Run) -> None:
     poisoned = load_poison(made)
     with pytest.raises(DataError, match="ascending indices"):
         PoisonedImages(**{**poisoned.__dict__, "index": poisoned.index[::-1]})
+
+
+def test_autocast_runs_the_same_loop(tmp_path: Path) -> None:
+    found = run(configure(amp=True, trials=1), tmp_path / "run")
+    assert (
+        float(np.abs(load_poison(found).replace_in(clean_images()).images - clean_images().images).max()) <= 0.3 + 1e-6
+    )
+
+
+def test_the_command_line_poisons_and_trains_on_it() -> None:
+    made = CliRunner().invoke(
+        cli,
+        ["poison", "--data", "synthetic", "--method", "class-patterns", "--eps", "51/255", "--ratio", "0.5", "--json"],
+    )
+    assert made.exit_code == 0, made.output
+    folder = json.loads(made.stdout)["run"]
+    assert Path(folder).name.startswith("poison-synthetic-class-patterns-0.2-")
+    trained = CliRunner().invoke(
+        cli, ["train", "--data", "synthetic", "--model", "lenet", "--epochs", "1", "--poison", folder]
+    )
+    assert trained.exit_code == 0, trained.output
+    manifest = json.loads((Path(trained.stdout.strip()) / "manifest.json").read_text(encoding="utf-8"))
+    assert [item["role"] for item in manifest["inputs"]] == ["poison"]

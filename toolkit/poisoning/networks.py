@@ -134,7 +134,10 @@ class EncoderDecoder(nn.Sequential):
 
 
 class UNet(nn.Module):
-    """U-Net 64-128-256-512 with average pooling and bilinear upsampling (Ronneberger et al., 2015): the code's for CIFAR-10."""
+    """U-Net 64-128-256-512 with average pooling and bilinear upsampling (Ronneberger et al., 2015): the code's for CIFAR-10.
+
+    On a GPU the gradient of the upsampling is summed in no fixed order, so that two equal runs end in slightly other bytes.
+    """
 
     def __init__(self, channels: int, *, width: int) -> None:
         super().__init__()
