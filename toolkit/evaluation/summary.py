@@ -42,7 +42,7 @@ def complete(about: Results, logits: AllLogits, predicted: Predictions, gates: S
         "gaps": gaps,
         "masking": signs,
         "gates": judge(gates, cells, reference=about.reference),
-        "warnings": tuple(warnings),
+        "warnings": tuple(f"{text.rstrip('.')}." for text in warnings),
     }
     return about.model_copy(update=found)
 

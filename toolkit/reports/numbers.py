@@ -31,6 +31,13 @@ def hits(rate: RateRecord) -> str:
     return f"{rate.hits}/{rate.total}"
 
 
+def share(rate: RateRecord) -> str:
+    """Write a rate in percent so that only all of them are 100 %: 9,999 of 10,000 is `99.99 %`."""
+    missing = rate.total - rate.hits
+    digits = 1 if not missing or not rate.total else max(1, math.ceil(math.log10(rate.total / (200 * missing))))
+    return _defined(rate.value, lambda number: f"{100 * number:.{digits}f} %")
+
+
 def relative(value: float | None) -> str:
     """Write a relative difference, which is in percent already; `undefined` where the clean accuracy is 0."""
     return _defined(value, lambda number: f"{_decimal(number, 1)} %")
