@@ -23,7 +23,8 @@ def imbalanced(data: LabelledImages, spec: str, *, seed: int) -> LabelledImages:
     Args:
         data: The images.
         spec: `under:CLASS=COUNT` keeps so many of the class, `over:CLASS=COUNT` so many of each other class, and
-            `long-tailed:RATIO` lets class sizes fall from the largest to a RATIO-th of it; CLASS is a name or an index.
+            `long-tailed:RATIO` lets class sizes fall to a RATIO-th, from what the smallest class has; CLASS is a name or
+            an index.
         seed: Seed of the choice.
 
     Raises:
@@ -37,7 +38,7 @@ def imbalanced(data: LabelledImages, spec: str, *, seed: int) -> LabelledImages:
         )
     kind, target, count, tail, ratio = match.groups()
     if tail:
-        return long_tailed(data, largest=int(_sizes(data).max()), ratio=float(ratio), seed=seed)
+        return long_tailed(data, largest=int(_sizes(data).min()), ratio=float(ratio), seed=seed)
     named = int(target) if target.isdigit() and target not in data.classes else target
     sample = under_sample if kind == "under" else over_sample
     return sample(data, target=named, count=int(count), seed=seed)

@@ -25,7 +25,7 @@ from toolkit.reports.document import Document, Section, write_html, write_markdo
 from toolkit.reports.tables import Cell, Column, Table, Tone
 from toolkit.runs import Run, write_text
 from toolkit.studies.jobs import Job, run_jobs
-from toolkit.studies.verdicts import Effect, Verdict
+from toolkit.studies.verdicts import OVER_SEEDS, Effect, Verdict
 
 SCHEMA_VERSION = 1
 RESULTS = "study.json"
@@ -131,25 +131,27 @@ def _document(entry: Entry, params: Mapping[str, Any], found: Findings) -> Docum
 
 _LEGEND = (
     "A claim is an effect above its threshold. Held: the whole 95 % interval lies above; not held: it lies below; undecided: it does "
-    "neither, or there is no interval. Over seeds the interval is Student's t on one value a seed."
+    "neither, or there is no interval. The interval is Student's t on one value a seed, where nothing else is said. Single cases "
+    "counts those above the threshold."
 )
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> Table:
     """Return the verdicts as a table."""
-    titles = ("Effect", "95 % interval", "Published")
+    titles = ("Effect", "95 % interval", "Single cases", "Published")
     columns = (Column("Verdict", numeric=False), Column("Claim", numeric=False), *map(Column, titles))
     rows = tuple(
         (
             Cell(verdict.outcome, tone=_TONES[verdict.outcome]),
-            Cell(verdict.claim, verdict.note),
-            Cell(_amount(verdict.effect), verdict.effect.method),
-            Cell(_interval(verdict.effect)),
+            Cell(verdict.claim),
+            Cell(_amount(verdict.effect)),
+            Cell(_interval(verdict.effect), "" if verdict.effect.method == OVER_SEEDS else verdict.effect.method),
+            Cell(verdict.note),
             Cell(verdict.published),
         )
         for verdict in verdicts
     )
-    return Table(columns=(*columns,), rows=rows)
+    return Table(columns=columns, rows=rows)
 
 
 def command_line(entry: Entry, params: Mapping[str, Any]) -> str:

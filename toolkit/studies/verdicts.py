@@ -31,7 +31,8 @@ class Effect(Strict):
 class Verdict(Strict):
     """A claim and what the study says of it.
 
-    held: the whole interval lies above `threshold`; not held: it lies below; undecided: otherwise.
+    held: the whole interval lies above `threshold`; not held: it lies below; undecided: otherwise. note: in how many of
+    the single cases the effect lies above, or what else a reader must know.
     """
 
     claim: str

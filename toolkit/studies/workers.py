@@ -17,6 +17,8 @@ from toolkit.environment import usable_cores
 from toolkit.errors import ToolkitError
 from toolkit.studies.jobs import Job, carry_out
 
+_PATIENCE = 10.0  # seconds for a job to leave its files in order once it is told to stop
+
 
 class Workers:
     """Up to `count` processes, started when they are needed."""
@@ -66,10 +68,13 @@ class Workers:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        processes = [process for _, process in self._idle] + [process for process, _ in self._busy.values()]
-        for process in processes:
+        for pipe, _ in self._idle:
+            pipe.close()
+        for process, _ in self._busy.values():
             process.terminate()
-        for process in processes:
+        for process in [process for _, process in self._idle] + [process for process, _ in self._busy.values()]:
+            process.join(_PATIENCE)
+            process.kill()  # harmless to one that has ended
             process.join()
 
     def _start(self) -> tuple[Connection, SpawnProcess]:
@@ -85,6 +90,7 @@ class Workers:
 def _work(pipe: Connection, folder: Path, threads: int) -> None:
     """Carry out jobs until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the starter answers Ctrl-C for all
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # before torch is imported, which reads it once
     (folder / "logs").mkdir(parents=True, exist_ok=True)
