@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,7 +68,7 @@ def test_rows_that_cannot_be_meant_are_refused() -> None:
         study(rows=())
 
 
-def test_the_images_are_drawn_by_seed_and_more_of_them_are_of_the_protected_class(tmp_path) -> None:
+def test_the_images_are_drawn_by_seed_and_more_of_them_are_of_the_protected_class(tmp_path: Path) -> None:
     config = {"data": "digits", "protect": [8], "protected_images": 30, "other_images": 5}
     drawn = []
     for seed in (0, 1):

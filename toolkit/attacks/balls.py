@@ -13,8 +13,8 @@ from toolkit.ops import l2_norm
 START = 0  # the stream of the start; steps draw from the streams after it
 
 
-def uniform_in_linf(x: Tensor, *, eps: float, draws: Draws) -> Tensor:
-    """Return points uniform in the L-infinity balls around the images (N, C, H, W), clipped to [0, 1]."""
+def uniform_in_linf(x: Tensor, *, eps: float | Tensor, draws: Draws) -> Tensor:
+    """Return points uniform in the L-infinity balls around the images (N, C, H, W), clipped to [0, 1]; eps may be one an image."""
     unit = draws.uniform(START, tuple(x.shape[1:])).to(x)
     return unit.mul_(2).sub_(1).mul_(eps).add_(x).clamp_(0, 1)
 

@@ -107,11 +107,11 @@ def check_costs(costs: Array, *, classes: Sequence[str], source: str) -> Array:
         raise ConfigError(
             f"{source}: the costs have shape {costs.shape}; expected {(count, count)}, a row a true class and a column a predicted one"
         )
-    for true, predicted in np.argwhere(~(np.isfinite(costs) & (costs >= 0))):
+    for true, predicted in np.argwhere(~(np.isfinite(costs) & (costs >= 0))).tolist():
         raise ConfigError(
             f"{source}: taking {classes[true]!r} for {classes[predicted]!r} costs {costs[true, predicted]:g}; expected a finite number from 0 on"
         )
-    for label in np.flatnonzero(np.diag(costs)):
+    for label in map(int, np.flatnonzero(np.diag(costs))):
         raise ConfigError(f"{source}: being right on {classes[label]!r} costs {costs[label, label]:g}; expected 0")
     return costs
 

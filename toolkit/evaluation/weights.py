@@ -192,15 +192,12 @@ def _constant(name: str, stored: Mapping[str, TensorProto], makers: Mapping[str,
     levels, *rest = (_constant(each, stored, makers) for each in node.input)
     if levels is None or node.op_type != "DequantizeLinear":
         return levels
+    scale, zero_point = (*rest, np.zeros((), np.int8))[:2]
+    if scale is None or zero_point is None:
+        return None
     axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
-    scale, zero_point = (_along(value, axis, levels.ndim) for value in (*rest, np.zeros((), np.int8))[:2])
-    return None if scale is None else (levels.astype(np.float32) - zero_point) * scale
-
-
-def _along(values: Array | None, axis: int, ndim: int) -> Array | None:
-    """Shape one number a channel so that it broadcasts along its axis."""
-    if values is None or values.ndim == 0:
-        return values
-    shape = [1] * ndim
-    shape[axis] = -1
-    return values.astype(np.float32).reshape(shape)
+    shape = [-1 if place == axis else 1 for place in range(levels.ndim)] if scale.ndim else []
+    dequantized: Array = (levels.astype(np.float32) - zero_point.astype(np.float32).reshape(shape)) * scale.reshape(
+        shape
+    )
+    return dequantized

@@ -95,7 +95,8 @@ class MinMax(Objective):
 
 def min_max_penalty(weight: Tensor) -> Tensor:
     """Return R(w) = |w|_1 - |w|_2 over the last axis: 0 where at most one weight is not, else above 0."""
-    return vector_norm(weight, 1, dim=-1) - vector_norm(weight, 2, dim=-1)
+    penalty: Tensor = vector_norm(weight, 1, dim=-1) - vector_norm(weight, 2, dim=-1)
+    return penalty
 
 
 def convolution(model: Classifier, number: int) -> nn.Conv2d:
