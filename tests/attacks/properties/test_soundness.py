@@ -87,13 +87,13 @@ def hardest(network: ReluNetwork, x: Vector, label: int) -> tuple[float, float]:
 
 def exact_answers(count: int, folder: Path) -> list[tuple[str, str]]:
     """Return what is said just inside and just outside of what mixed-integer programming proves."""
-    network = ReluNetwork.random(4, 8, 8, OUTPUTS, seed=3)
+    network = ReluNetwork.random(16, 8, 6, OUTPUTS, seed=3)
     graph = open_graph(network.save(folder / "relu.onnx"), threads=1)
     said = []
     for x, label in centres(network, count, seed=4):
         held, broken = hardest(network, x, label)
         one = np.ones_like(x)
-        inside = search(graph, x, one * held, label).verdict
+        inside = search(graph, x, one * held, label, rounds=1).verdict
         said.append((inside, search(graph, x, one * broken, label, rounds=None).verdict))
     return said
 
