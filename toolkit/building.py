@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.config import BuildConfig
+from toolkit.data.perturbation import load_perturbation
 from toolkit.engines.onnx_file import OnnxSummary, read_onnx
 from toolkit.errors import ConfigError, ModelError
 from toolkit.optional import require
@@ -29,7 +30,8 @@ def build_graphs(config: BuildConfig, out: Run) -> None:
     """Write what the target asks for, a file (or pair of files) for each graph of the source.
 
     Where the source's own input is described, or the target is "onnx", the graph is first brought to images (N, C, H, W)
-    in [0, 1]; that graph is kept too.
+    in [0, 1]; that graph is kept too. With `prefix` a universal perturbation goes in front of it: what opens the result sees
+    perturbed images, so that a deployed pipeline is probed with its own clean ones.
 
     Raises:
         ConfigError: For options that the target does not know, or an input that nothing describes.
@@ -109,8 +111,11 @@ def _fits(graph: Path, config: BuildConfig) -> bool:
 
 def _build(graph: Path, config: BuildConfig, folder: Path) -> None:
     stem = _stem(graph)
-    if config.target == "onnx" or any(getattr(config, name) for name in _CONVENTION):
+    described = any(getattr(config, name) for name in _CONVENTION)
+    if described or (config.target == "onnx" and config.prefix is None):
         graph = _standardize(graph, folder / f"{stem}.onnx", config)
+    if config.prefix is not None:
+        graph = _prefix(graph, folder / f"{stem}.onnx", config)
     if config.target == "tensorrt":
         build_tensorrt(graph, folder / f"{stem}.plan", settings=_plan_settings(config))
     elif config.target == "openvino":
@@ -139,6 +144,22 @@ def _standardize(graph: Path, dst: Path, config: BuildConfig) -> Path:
             mean=config.mean,
             std=config.std,
         )
+    return dst
+
+
+def _prefix(graph: Path, dst: Path, config: BuildConfig) -> Path:
+    require("onnx", extra="train", purpose=f"put a perturbation in front of {graph}")
+    from export.prefix import prepend_perturbation
+
+    found = load_perturbation(Path(config.prefix or ""))
+    position = config.prefix_class or 0
+    if (config.prefix_class is None and len(found) > 1) or position >= len(found):
+        raise ConfigError(
+            f"{config.prefix} holds {len(found)} perturbations and --prefix-class is {config.prefix_class}; "
+            f"expected a class from 0 to {len(found) - 1}"
+        )
+    with as_model_error():
+        prepend_perturbation(graph, dst, delta=found[position])
     return dst
 
 

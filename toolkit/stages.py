@@ -12,6 +12,7 @@ import click
 
 from toolkit.config import (
     AttackConfig,
+    BenchAttacksConfig,
     BenchConfig,
     BuildConfig,
     EvalConfig,
@@ -19,6 +20,7 @@ from toolkit.config import (
     FalsifyConfig,
     ImportConfig,
     PoisonConfig,
+    QuantizeConfig,
     Strict,
     TrainConfig,
     build_config,
@@ -152,6 +154,8 @@ def build_run(config: BuildConfig, values: Mapping[str, Any]) -> Run:
     inputs = {"source": Path(config.source)}
     if config.locked and config.timing_cache:
         inputs["timing cache"] = Path(config.timing_cache)
+    if config.prefix is not None:
+        inputs["prefix"] = Path(config.prefix)
     name = f"{slug(Path(config.source).name)}-{config.target}"
     return run_stage(config, build_graphs, kind="export", name=name, inputs=inputs, values=values)
 
@@ -187,6 +191,29 @@ def bench_run(config: BenchConfig, values: Mapping[str, Any]) -> Run:
 
     inputs = {f"engine {n}": spec_path(text) for n, text in enumerate(config.engines)}
     return run_stage(config, stage, kind="bench", name="engines", inputs=inputs, values=values)
+
+
+def bench_attacks_run(config: BenchAttacksConfig, values: Mapping[str, Any]) -> Run:
+    """Time attacks."""
+    from toolkit.attacks.bench_attacks import bench_attacks
+
+    def stage(config: BenchAttacksConfig, out: Run) -> None:
+        bench_attacks(config, out)
+        out.finish()
+
+    inputs = {"model": Path(config.model)}
+    return run_stage(config, stage, kind="bench", name=f"attacks-{slug(config.model)}", inputs=inputs, values=values)
+
+
+def quantize_run(config: QuantizeConfig, values: Mapping[str, Any]) -> Run:
+    """Choose an INT8 build."""
+    from toolkit.quantization import choose_build
+
+    inputs = {"model": Path(config.model), "adversaries": Path(config.adversaries)}
+    if config.calibration_adversaries:
+        inputs["calibration adversaries"] = Path(config.calibration_adversaries)
+    name = f"{slug(config.model)}-{config.recipe}"
+    return run_stage(config, choose_build, kind="export", name=name, inputs=inputs, values=values)
 
 
 def exported(values: dict[str, Any], *, pack_only: bool) -> Run:

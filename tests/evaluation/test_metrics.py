@@ -126,3 +126,19 @@ def test_logits_with_nan_are_no_prediction_and_count_as_wrong() -> None:
 
 def test_predictions_of_no_images_are_empty() -> None:
     assert metrics.predictions(np.empty((0, 3), np.float32)).shape == (0,)
+
+
+def test_entropy_of_predictions_is_that_of_scipy_and_one_when_equal() -> None:
+    predicted = np.array([0, 0, 0, 2, 2, 3, -1])
+    expected = stats.entropy([3, 0, 2, 1]) / np.log(4)
+    assert metrics.normalised_entropy(predicted, num_classes=4) == pytest.approx(expected, rel=1e-12)
+    assert metrics.normalised_entropy(np.arange(4), num_classes=4) == pytest.approx(1)
+    assert metrics.normalised_entropy(np.zeros(4, np.int64), num_classes=4) == 0
+    assert metrics.normalised_entropy(np.full(3, -1), num_classes=4) is None
+
+
+def test_top_shares_and_fooling_are_of_all_images() -> None:
+    clean, attacked = np.array([0, 1, 2, 3, 1]), np.array([2, 2, 2, 3, -1])
+    assert metrics.fooling_ratio(clean, attacked) == Rate(3, 5)
+    assert metrics.top_share(attacked, num_classes=4, classes=1) == Rate(3, 5)
+    assert metrics.top_share(attacked, num_classes=4, classes=3) == Rate(4, 5)

@@ -124,6 +124,30 @@ def sign_test(first: int, second: int) -> float:
     return min(1.0, float(2 * tail / 2**count))
 
 
+def fooling_ratio(clean: Labels, attacked: Labels) -> Rate:
+    """Return how many of all images are predicted as another class than when clean, whatever is true (Moosavi-Dezfooli et al., 2017)."""
+    return Rate.of(clean != attacked)
+
+
+def prediction_counts(predicted: Labels, *, num_classes: int) -> Array:
+    """Return how often each class is predicted, (K,); images without a prediction are not counted."""
+    counts: Array = np.bincount(predicted[predicted >= 0], minlength=num_classes)
+    return counts
+
+
+def top_share(predicted: Labels, *, num_classes: int, classes: int) -> Rate:
+    """Return how many of all images are predicted as one of the `classes` classes that are predicted most."""
+    counts = np.sort(prediction_counts(predicted, num_classes=num_classes))[::-1]
+    return Rate(int(counts[:classes].sum()), len(predicted))
+
+
+def normalised_entropy(predicted: Labels, *, num_classes: int) -> float | None:
+    """Return the entropy of the predicted classes over log K: 1 where all are predicted equally often, 0 for one class."""
+    counts = prediction_counts(predicted, num_classes=num_classes)
+    shares = counts[counts > 0] / max(int(counts.sum()), 1)
+    return max(float(-(shares * np.log(shares)).sum()) / math.log(num_classes), 0.0) if len(shares) else None
+
+
 def per_class_accuracy(predicted: Labels, labels: Labels, *, num_classes: int) -> tuple[Rate, ...]:
     """Return the accuracy over the images of each true class."""
     totals = np.bincount(labels, minlength=num_classes)

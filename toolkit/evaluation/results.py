@@ -102,6 +102,9 @@ class SetRecord(Strict):
     indicators: dict[str, float]
     access: str = Field("", description="what the attack needed of its source: gradients, queries, data, none")
     source_sha256: tuple[str, ...] = Field((), description="hash of each file that was attacked")
+    findings: dict[str, Any] = Field(
+        {}, description="counts: success against queries, what only one of two builds gets wrong"
+    )
 
 
 class ClassRecord(Strict):
@@ -159,6 +162,23 @@ class CostRecord(Strict):
     pairs: tuple[CostPairRecord, ...]
 
 
+class DispersionRecord(Strict):
+    """How an engine's predictions on a set spread over the classes.
+
+    dominant: the class predicted most, the first of equals; top1, top3: images predicted as it, or as one of the three
+    predicted most; entropy: of the predicted classes, over log K. class_error_min, _max, _std: of the error rates of the true
+    classes that have images, as fractions.
+    """
+
+    dominant: int
+    top1: RateRecord
+    top3: RateRecord
+    entropy: float | None
+    class_error_min: float | None
+    class_error_max: float | None
+    class_error_std: float | None
+
+
 class CellRecord(Strict):
     """One engine on one set.
 
@@ -183,6 +203,8 @@ class CellRecord(Strict):
     per_class: tuple[ClassRecord, ...]
     confusion: tuple[tuple[int, ...], ...]
     threat: Threat | None = None
+    fooling: RateRecord | None = Field(None, description="images predicted as another class than when clean")
+    dispersion: DispersionRecord | None = Field(None, description="how the predictions spread over the classes")
     cost: CostRecord | None = Field(None, description="where costs were given")
 
 

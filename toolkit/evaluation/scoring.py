@@ -6,10 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
+import numpy as np
+
 from toolkit.evaluation import metrics
 from toolkit.evaluation.costs import cost_record
 from toolkit.evaluation.metrics import Rate
-from toolkit.evaluation.results import CellRecord, ClassRecord, McNemarRecord, PairRecord, RateRecord
+from toolkit.evaluation.results import (
+    CellRecord,
+    ClassRecord,
+    DispersionRecord,
+    McNemarRecord,
+    PairRecord,
+    RateRecord,
+)
 from toolkit.types import Array, Labels
 
 CLEAN = "clean"
@@ -93,6 +102,22 @@ def _cell(
         per_class=_per_class(rates, clean, labels, classes=classes, attacked=attacked),
         confusion=tuple(map(tuple, metrics.confusion(mine, labels, num_classes=len(classes)).tolist())),
         cost=None if costs is None else cost_record(mine, labels, costs),
+        fooling=rate_record(metrics.fooling_ratio(clean, mine)) if attacked else None,
+        dispersion=_dispersion(mine, rates),
+    )
+
+
+def _dispersion(predicted: Labels, rates: Sequence[Rate]) -> DispersionRecord:
+    top1, top3 = (metrics.top_share(predicted, num_classes=len(rates), classes=count) for count in (1, 3))
+    errors = np.array([1 - rate.value for rate in rates if rate.value is not None])
+    return DispersionRecord(
+        dominant=int(metrics.prediction_counts(predicted, num_classes=len(rates)).argmax()),
+        top1=rate_record(top1),
+        top3=rate_record(top3),
+        entropy=metrics.normalised_entropy(predicted, num_classes=len(rates)),
+        class_error_min=float(errors.min()) if len(errors) else None,
+        class_error_max=float(errors.max()) if len(errors) else None,
+        class_error_std=float(errors.std()) if len(errors) else None,
     )
 
 

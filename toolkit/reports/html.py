@@ -7,7 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from toolkit.evaluation.results import SetRecord
-from toolkit.reports import tables, wording
+from toolkit.reports import dispersion, forms, tables, wording
 from toolkit.reports.content import EvalRun, adversarial_sets, clean_set, worst_cell
 from toolkit.reports.figures.class_bars import set_bars
 from toolkit.reports.figures.confusion import set_confusions
@@ -45,8 +45,11 @@ def render_html(run: EvalRun) -> str:
         .render(
             results=results,
             tables=tables,
+            forms=forms,
+            dispersion=dispersion,
             wording=wording,
             command=run.command,
+            worst_set=worst.set if worst else clean_set(results).name,
             sections=[_section(run, set_, opened=bool(worst and set_.name == worst.set)) for set_ in chosen],
             clean_confusions=set_confusions(results, clean_set(results)),
             transfer=transfer_map(results) if chosen else None,

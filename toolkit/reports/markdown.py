@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-from toolkit.reports import tables, wording
+from toolkit.reports import forms, tables, wording
 from toolkit.reports.content import EvalRun
+from toolkit.reports.dispersion import TITLE, dispersion
 from toolkit.reports.tables import Cell, Table
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|~#&])")
@@ -23,12 +24,19 @@ def render_markdown(run: EvalRun) -> str:
     parts += ["## Every engine on every set", table(tables.accuracies(results))]
     if any(set_.kind == "adversarial" for set_ in results.sets):
         parts += ["## Weakest classes, each engine on its worst set", table(tables.weakest_classes(results))]
+    if dispersion(results).rows:
+        parts += [f"## {TITLE}", table(dispersion(results))]
     if results.worst:
         parts += ["## The worst attack of a budget, image by image", table(tables.worst_cases(results))]
     if results.gaps:
         parts += ["## What knowing more of an engine gains", table(tables.gaps(results))]
     if results.masking:
         parts += [f"## {wording.MASKING}", table(tables.masking(results))]
+    if results.pairs and len(results.engines) > 2:
+        parts += ["## Every two engines", escape(forms.verdict(results))]
+        parts += [table(forms.differing(results))] if forms.differing(results).rows else []
+    if forms.has_conduct(results):
+        parts += ["## How the engines compute", table(forms.conduct(results))]
     if results.costs:
         parts += ["## What mistakes cost", escape(wording.costs(results)), table(tables.costs(results))]
     fence = "```"

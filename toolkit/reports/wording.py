@@ -36,6 +36,12 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
         "Attack success on this engine over attack success on the source model, both among the images that both classify rightly when clean.",
     ),
     (
+        "Fooling ratio",
+        "Share of all images that are predicted as another class than when clean, whatever is true. Beside it, the class that is "
+        "predicted most, the shares of it and of the three classes predicted most, and the entropy of the predicted classes over "
+        "log K: 1 when all are predicted equally often.",
+    ),
+    (
         "Relative difference",
         "100 × (clean accuracy − adversarial accuracy) / clean accuracy. Undefined where the clean accuracy is 0. "
         "It makes classes that start low look worse than the drop does.",
