@@ -13,13 +13,13 @@ _NONE = Cell("–")
 
 def conduct(results: Results) -> Table:
     """Each engine: its precision, how much of it runs in integers, and what other batch sizes and slots change."""
-    titles = ("Integer kernels", "Images in other batches", "Class changes", "Largest logit difference")
+    titles = ("Integer kernels", "Images tried", "Class changes", "Largest logit difference")
     rows = [
-        (Cell(engine.name), Cell(engine.precision, engine.note), _kernels(engine), *_invariance(engine))
+        (Cell(engine.name), Cell(engine.precision), _kernels(engine), *_invariance(engine))
         for engine in results.engines
     ]
-    columns = (Column("Engine", numeric=False), Column("Precision", numeric=False), *map(Column, titles))
-    return Table(columns=columns, rows=tuple(rows))
+    words = [Column(title, numeric=False) for title in ("Engine", "Precision", "in batches of")]
+    return Table(columns=(*words[:2], *map(Column, titles[:2]), words[2], *map(Column, titles[2:])), rows=tuple(rows))
 
 
 def has_conduct(results: Results) -> bool:
@@ -85,10 +85,10 @@ def _kernels(engine: EngineRecord) -> Cell:
     return Cell(f"{integer} of {total}", tone="" if integer == total else "bad")
 
 
-def _invariance(engine: EngineRecord) -> tuple[Cell, Cell, Cell]:
+def _invariance(engine: EngineRecord) -> tuple[Cell, ...]:
     tried = engine.invariance
     if tried is None:
-        return _NONE, _NONE, _NONE
-    sizes = f"batches of {', '.join(map(str, tried.batch_sizes))}"
+        return (_NONE,) * 4
+    sizes = Cell(", ".join(map(str, tried.batch_sizes)))
     worst = _NONE if tried.max_abs_diff is None else Cell(f"{tried.max_abs_diff:.2g}")
-    return Cell(str(tried.images), sizes), Cell(str(tried.flips), tone="bad" if tried.flips else ""), worst
+    return Cell(str(tried.images)), sizes, Cell(str(tried.flips), tone="bad" if tried.flips else ""), worst
