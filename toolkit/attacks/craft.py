@@ -25,6 +25,7 @@ from toolkit.config import AttackConfig, DataConfig, format_eps
 from toolkit.data.arrays import to_storage
 from toolkit.data.base import AdversarialSet, LabelledImages, load_splits, save_adversarial_set
 from toolkit.errors import ConfigError, DataError
+from toolkit.evaluation.findings import finding_sentences
 from toolkit.runs import Run
 from toolkit.types import Pixels
 
@@ -87,9 +88,10 @@ def _attack_opened(configs: Sequence[AttackConfig], outs: Sequence[Run], origins
         hashes = tuple(origin.sha256 for origin in origins)
         seen = replace(made, source_sha256=hashes, indicators={**made.indicators, **masking})
         confirmed = confirm_on_each(seen, origins, checked=checked, batch_size=config.batch_size, out=out)
-        save_adversarial_set(
-            out, compare_builds(confirmed, second, batch_size=config.batch_size) if second else confirmed
-        )
+        judged = compare_builds(confirmed, second, batch_size=config.batch_size) if second else confirmed
+        save_adversarial_set(out, judged)
+        for sentence in finding_sentences(judged.findings):
+            print(f"{judged.name}: {sentence}", file=sys.stderr)
         out.finish(discard=(SHARDS, FIT))
 
 

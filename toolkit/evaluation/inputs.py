@@ -72,9 +72,19 @@ def load_inputs(runs: Sequence[str], *, data: str | None) -> EvalInputs:
                 f"{set_.clean.name}/{set_.clean.split} and {clean.name}/{clean.split}; their SHA-256 differ); "
                 f"attack the same split with the same limit, or evaluate them apart"
             )
-    names = distinct_names([set_.name for set_ in found], taken=(CLEAN,))
+    names = distinct_names(_told_apart(found), taken=(CLEAN,))
     sets = tuple(replace(set_, name=name, clean=clean) for set_, name in zip(found, names, strict=True))
     return EvalInputs(clean, sets)
+
+
+def _told_apart(sets: Sequence[AdversarialSet]) -> list[str]:
+    """Return the sets' names; where one attack was made on several sources, with the source."""
+    sources: dict[str, set[str]] = {}
+    for set_ in sets:
+        sources.setdefault(set_.name, set()).add(set_.source)
+    return [
+        f"{set_.name} on {set_.source}" if set_.source and len(sources[set_.name]) > 1 else set_.name for set_ in sets
+    ]
 
 
 def _open_sets(paths: Sequence[str], *, data: str | None) -> list[AdversarialSet]:
@@ -137,6 +147,7 @@ def _set_record(set_: AdversarialSet) -> SetRecord:
         indicators=dict(set_.indicators),
         access=set_.access,
         source_sha256=set_.source_sha256,
+        findings=dict(set_.findings),
     )
 
 

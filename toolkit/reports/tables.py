@@ -9,6 +9,7 @@ from pathlib import PurePath
 from typing import Literal, TypeAlias
 
 from toolkit.config import format_eps
+from toolkit.evaluation.findings import finding_sentences
 from toolkit.evaluation.results import (
     CellRecord,
     ClassRecord,
@@ -275,7 +276,7 @@ def sets(results: Results) -> Table:
             Cell(set_.pixels),
             Cell(set_.source or "none"),
             Cell(numbers.pairs(set_.params)),
-            Cell(numbers.pairs(set_.indicators)),
+            Cell(numbers.pairs(set_.indicators), "; ".join(finding_sentences(set_.findings))),
             Cell(set_.sha256[:_SHA_DIGITS]),
         )
         for set_ in results.sets
