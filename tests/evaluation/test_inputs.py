@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from toolkit.data.base import load_dataset
+from toolkit.data.base import AdversarialSet, load_dataset, save_adversarial_set
 from toolkit.errors import DataError
 from toolkit.evaluation.inputs import load_inputs
+from toolkit.runs import Run
 
 
 def foreign(path: Path, *, count: int = 12, **more: np.ndarray) -> str:
@@ -36,6 +37,20 @@ def test_a_set_of_another_tool_may_bring_its_own_clean_images(tmp_path: Path) ->
 def test_without_clean_images_it_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"theirs\.npz.*clean"):
         load_inputs([foreign(tmp_path / "theirs.npz")], data=None)
+
+
+def test_one_attack_on_several_sources_is_told_apart_by_them(tmp_path: Path) -> None:
+    clean = load_dataset("synthetic").test.head(6)
+    for source in ("float", "int8"):
+        made = AdversarialSet(
+            name="pgd 0.1", attack="pgd", norm="linf", eps=0.1, images=clean.images, clean=clean, source=source
+        )
+        with Run.start("attack", source, config={"source": source}, out=tmp_path / source) as run:
+            save_adversarial_set(run, made)
+            run.finish()
+    inputs = load_inputs([str(tmp_path / "float"), str(tmp_path / "int8")], data=None)
+    assert [set_.name for set_ in inputs.sets] == ["pgd 0.1 on float", "pgd 0.1 on int8"]
+    assert [set_.name for set_ in load_inputs([str(tmp_path / "int8")], data=None).sets] == ["pgd 0.1"]
 
 
 def test_sets_of_other_clean_images_are_refused(tmp_path: Path) -> None:

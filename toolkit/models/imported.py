@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto
 
 
+#: What may stand behind the softmax that ends a graph: the classes stay in their order.
+_RESHAPING = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze")
+
+
 class ImportedClassifier(nn.Module):
     """A graph behind the description of its input: images (N, C, H, W) in [0, 1] to logits (N, K), differentiable.
 
@@ -140,7 +144,10 @@ def _only_output(graph: GraphProto) -> str:
 
 def _before_softmax(graph: GraphProto, target: str) -> str:
     """Return the input of a softmax over the classes that ends the graph, else the output itself."""
-    last = next((node for node in graph.node if target in node.output), None)
+    makers = {name: node for node in graph.node for name in node.output}
+    last = makers.get(target)
+    while last is not None and last.op_type in _RESHAPING:
+        last = makers.get(last.input[0])
     if last is None or last.op_type != "Softmax":
         return target
     axis = next((attribute.i for attribute in last.attribute if attribute.name == "axis"), None)
