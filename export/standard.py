@@ -61,7 +61,10 @@ def standardize_graph(
         raise ExportError(f"{src.name} has opset {opset_of(model)}; expected {_OPSET} or later: export it again")
     given, made = _only(_inputs(model.graph), "input", src), _only(model.graph.output, "output", src)
     kind, batch = _check_input(given, src, layout=layout, input_shape=input_shape)
-    _rename(model.graph, {given.name: _GIVEN, made.name: _MADE})
+    inner = {
+        name: f"standard/inner/{name}" for name in (INPUT, OUTPUT)
+    }  # a stranger may use our names for other tensors
+    _rename(model.graph, {**inner, given.name: _GIVEN, made.name: _MADE})
     scaled = _scaling(input_range=input_range, mean=mean, std=std)
     front = _chain([*scaled, *_typing(kind), *_LAYOUTS[layout]], start=INPUT, end=_GIVEN)
     back = _chain([("Cast", None, {"to": TensorProto.FLOAT}), ("Flatten", None, {})], start=_MADE, end=OUTPUT)
@@ -141,6 +144,8 @@ def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
     for node in graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
+    for tensor in graph.initializer:
+        tensor.name = names.get(tensor.name, tensor.name)
 
 
 def _surround(graph: onnx.GraphProto, *chains: tuple[list[onnx.NodeProto], list[onnx.TensorProto]]) -> None:

@@ -138,6 +138,25 @@ def test_graph_that_takes_other_images_is_refused(
         standardize_graph(src, tmp_path / "dst.onnx", input_shape=SHAPE, **convention)
 
 
+def test_tensors_inside_may_have_our_names(tmp_path: Path) -> None:
+    weights = np.random.default_rng(0).normal(size=(60, 7)).astype(np.float32)
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "images"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["y"]),
+    ]
+    given, made = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("x", ("n", *SHAPE)), ("y", None))
+    )
+    graph = helper.make_graph(nodes, "g", [given], [made], [numpy_helper.from_array(weights, "images")])
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "src.onnx"
+    )
+    standardize_graph(tmp_path / "src.onnx", tmp_path / "dst.onnx", input_shape=SHAPE)
+    np.testing.assert_allclose(run(tmp_path / "dst.onnx", images()), run(tmp_path / "src.onnx", images()), atol=1e-6)
+
+
 def test_second_input_or_output_is_refused(tmp_path: Path) -> None:
     src = linear(tmp_path / "src.onnx", shape=("n", *SHAPE))
     model = onnx.load(src)
