@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.test_building import write_foreign
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -39,7 +41,8 @@ def test_the_readme_has_only_commands_that_a_test_runs() -> None:
 
 
 def users_own_files(folder: Path) -> None:
-    """Write what the README's user brings: a network in a file, weights that other code saved, a folder of photographs."""
+    """Write what the README's user brings: a network, weights that other code saved, photographs, and a graph from elsewhere."""
+    write_foreign(folder / "foreign.onnx")
     torch = pytest.importorskip("torch")
     (folder / "my_net.py").write_text(
         "from torch import nn\n\n\ndef build(num_classes):\n"
