@@ -14,6 +14,7 @@ import click
 from toolkit import __version__
 from toolkit.config import (
     AttackConfig,
+    BenchAttacksConfig,
     BenchConfig,
     BuildConfig,
     EvalConfig,
@@ -21,6 +22,7 @@ from toolkit.config import (
     FalsifyConfig,
     ImportConfig,
     PoisonConfig,
+    QuantizeConfig,
     TrainConfig,
     build_config,
     parse_assignments,
@@ -36,11 +38,12 @@ from toolkit.options import (
     plugin_options,
     read_config,
 )
-from toolkit.printing import emit, finish_eval, show_answers, show_bench
+from toolkit.printing import emit, finish_eval, show_answers, show_bench, show_search
 from toolkit.registry import FOLDERS, Entry, entries
 from toolkit.runs import Run
 from toolkit.stages import (
     attack_runs,
+    bench_attacks_run,
     bench_run,
     bundled,
     demo_run,
@@ -50,10 +53,12 @@ from toolkit.stages import (
     import_run,
     interruptible,
     poison_run,
+    quantize_run,
     train_run,
 )
 
-PACKED = {"sets", "reference", "fail_under", "max_drop"}  # of an evaluation, what a bundle takes from the command line
+#: Of an evaluation, what a bundle takes from the command line.
+PACKED = {"sets", "reference", "fail_under", "max_drop", "max_cost", "protect", "cost", "side"}
 RUN_OPTIONS = [
     click.Option(
         ["--out"], type=click.Path(path_type=Path), help="run folder (default: under $EDGEPROOF_RUNS, else runs/)"
@@ -167,6 +172,12 @@ def export(**values: Any) -> None:
     emit(out, values, **({"bundle": str(bundle)} if bundle else {}))
 
 
+@cli.command(params=[*config_options(QuantizeConfig), *RUN_OPTIONS])
+def quantize(**values: Any) -> None:
+    """Choose an INT8 build by its accuracy under attack on validation images; the run is one of `export`."""
+    show_search(quantize_run(read_config(QuantizeConfig, values), values), values)
+
+
 @cli.command(
     name="eval",
     params=[
@@ -194,13 +205,19 @@ def eval_(**values: Any) -> None:
 
 @cli.group()
 def bench() -> None:
-    """Time engines; every sample is kept, and what is compared takes turns."""
+    """Time engines and attacks; every sample is kept, and what is compared takes turns."""
 
 
 @bench.command(name="engines", params=[*config_options(BenchConfig), *RUN_OPTIONS])
 def bench_engines_(**values: Any) -> None:
     """Latency percentiles, images a second and peak memory of engines at several batch sizes."""
     show_bench(bench_run(read_config(BenchConfig, values), values), values)
+
+
+@bench.command(name="attacks", params=[*config_options(BenchAttacksConfig), *RUN_OPTIONS])
+def bench_attacks_(**values: Any) -> None:
+    """Adversarial images a second, crafted alone and with their evaluation, for each rule to stop."""
+    show_bench(bench_attacks_run(read_config(BenchAttacksConfig, values), values), values)
 
 
 @cli.command(params=RUN_OPTIONS)

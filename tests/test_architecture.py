@@ -19,6 +19,7 @@ ROWS = (
     ("cli",),
     ("doctor", "stages", "printing"),
     ("studies",),
+    ("quantization",),
     ("deployment", "poisoning", "reports"),
     ("building",),
     ("training",),
@@ -37,7 +38,7 @@ ROWS = (
 )
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
 #: The only ones that import a leaf.
-DOORS = {"kernels": {"ops"}, "export": {"deployment", "building"}}
+DOORS = {"kernels": {"ops"}, "export": {"deployment", "building", "quantization"}}
 
 TORCH_HOMES = (
     "toolkit/models/",

@@ -294,11 +294,16 @@ class QuantizeConfig(Strict):
     )
     recipe: Literal["trt", "cpu"] = Field("trt", description="INT8 recipe")
     methods: tuple[Literal["minmax", "entropy", "percentile", "mse"], ...] = Field(
-        ("minmax", "entropy", "percentile", "mse"), min_length=1, description="INT8 ranges; the first is tried on every sample"
+        ("minmax", "entropy", "percentile", "mse"),
+        min_length=1,
+        description="INT8 ranges; the first is tried on every sample",
     )
     calibrations: int = Field(5, ge=1, description="samples of clean calibration images")
     calibration_limit: int = Field(128, ge=1, description="images of a sample, stratified")
     budget: int = Field(12, ge=1, description="builds that are tried")
+    max_drop: float = Field(
+        0.01, ge=0, le=1, description="clean accuracy that the choice may lose against the best tried"
+    )
     exporter: Literal["dynamo", "torchscript"] = Field("dynamo", description="PyTorch's exporter")
 
 

@@ -193,7 +193,7 @@ def _write(
     source, path = folder / FP32, folder / target.file
     with as_model_error():
         if target.precision == "fp32":
-            _write_fp32(checkpoint, path, config)
+            write_fp32(checkpoint, path, config)
         elif target.precision == "fp16":
             convert_fp16(source, path)
         elif target.recipe and calibration:
@@ -231,7 +231,8 @@ def _fine_tune(path: Path, train: LabelledImages, config: QatConfig) -> None:
         store_parameters(path, path, trained, metadata=about)
 
 
-def _write_fp32(checkpoint: Path, path: Path, config: ExportConfig) -> None:
+def write_fp32(checkpoint: Path, path: Path, config: ExportConfig) -> None:
+    """Write the FP32 graph of a checkpoint, with what it is in its metadata."""
     from export.to_onnx import export_onnx
     from toolkit.models.base import load_classifier
 

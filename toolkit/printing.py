@@ -53,3 +53,13 @@ def show_bench(out: Run, values: Mapping[str, Any]) -> None:
     report = BenchReport.model_validate_json(out.file("bench.json").read_bytes())
     print_bench(report, file=sys.stderr)
     emit(out, values, cases=[case.model_dump(exclude={"seconds"}) for case in report.cases])
+
+
+def show_search(out: Run, values: Mapping[str, Any]) -> None:
+    """Show which builds were tried, and print the result."""
+    from toolkit.quantization import SEARCH, SearchReport
+    from toolkit.reports.search_text import print_search
+
+    report = SearchReport.model_validate_json(out.file(SEARCH).read_bytes())
+    print_search(report.model_dump(), file=sys.stderr)
+    emit(out, values, best=report.best, candidates=[each.model_dump() for each in report.candidates])

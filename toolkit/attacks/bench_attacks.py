@@ -45,7 +45,7 @@ def bench_attacks(config: BenchAttacksConfig, out: Run) -> BenchReport:
     work = _Work(origin.model, data, config)
     cases = _time(sides, work, rounds=config.rounds)
     settings = {"model": origin.name, "images": len(data), "eps": config.eps, "threads": torch.get_num_threads()}
-    settings |= {"batch_size": config.batch_size, "device": config.device}
+    settings |= {"batch_size": config.batch_size, "device": config.device, "rounds": config.rounds}
     report = bench_report("attacks", settings=settings, cases=cases)
     write_text(out.path / "bench.json", report.model_dump_json(indent=1) + "\n")
     return report

@@ -15,9 +15,28 @@ _LATENCIES = ("latency_p50_ms", "latency_p90_ms", "latency_p99_ms")
 def print_bench(report: BenchReport, *, file: IO[str]) -> None:
     """Print who was timed, batch by batch."""
     rounds = report.settings.get("rounds")
-    print_table(
-        engines_table(report), title=f"{report.environment.get('processor', 'bench')}, {rounds} rounds", file=file
+    made = attacks_table(report) if report.kind == "attacks" else engines_table(report)
+    print_table(made, title=f"{report.environment.get('processor', 'bench')}, {rounds} rounds", file=file)
+
+
+def attacks_table(report: BenchReport) -> Table:
+    """Each attack, crafted alone and with its evaluation; speed-up is against the first one."""
+    columns = (
+        Column("", numeric=False),
+        Column("Attack", numeric=False),
+        *map(Column, ("Images/s", "Speed-up", "Misclassified")),
     )
+    rows = tuple(
+        (
+            Cell(case.group),
+            Cell(numbers.visible(case.name)),
+            Cell(numbers.per_second(case.rate)),
+            Cell(f"× {case.ratio:.2f}"),
+            Cell(numbers.percent(case.quality["misclassified"])),
+        )
+        for case in report.cases
+    )
+    return Table(columns=columns, rows=rows, grouped=True)
 
 
 def engines_table(report: BenchReport) -> Table:
