@@ -225,7 +225,8 @@ def universal_apply(x: Tensor, delta: Tensor, owner: Tensor | None = None) -> Te
         owner: (N,) int64, which of them each image carries, from 0 to P - 1.
     """
     if _kernels_take(x) and delta.dtype == x.dtype and not (torch.is_grad_enabled() and delta.requires_grad):
-        images, out = x.contiguous(), torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        images = x.contiguous()
+        out = torch.empty_like(images)
         with _kernel_stream(x.device) as stream:
             universal_kernel.universal_apply(images, delta.contiguous(), out, labels=owner, stream=stream)
         return out

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels import l2_step, linf_step, momentum_step, runtime
+from kernels import l2_step, linf_step, momentum_step, runtime, universal_apply
 from kernels.numerics import narrow, widen
 from tests.kernels.host import HostDriver
 from tests.kernels.on_device import OnDevice
@@ -83,6 +83,23 @@ def test_torch_takes_the_momentum_step_of_the_reference(scalar: str, shape: tupl
     np.testing.assert_array_equal(numbers(out), rounded(moved, scalar))
 
 
+OWNER = np.array([2, 0, 2, 2, 0])  # the perturbation 1 is carried by no image
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 7), (4, 3, 5, 7)], ids=["one", "several"])
+def test_torch_applies_and_moves_universal_perturbations_as_the_references_do(shape: tuple[int, ...]) -> None:
+    x, grad = mixed((5, 3, 5, 7), "f32", "x"), gradients((5, 3, 5, 7), "f32")
+    delta = plain(shape, "f32", "delta", low=-1)
+    owner = OWNER if len(shape) == 4 else None
+    out = ops.universal_apply(*map(torch.from_numpy, (x, delta)), None if owner is None else torch.from_numpy(owner))
+    np.testing.assert_array_equal(out.numpy(), universal_apply.reference(x, delta, labels=owner))
+    table, chosen = (delta, OWNER) if owner is not None else (delta[None], np.zeros(5, np.int64))
+    given = [torch.from_numpy(values) for values in (grad, table, chosen)]
+    moved = ops.universal_update(*given, step_size=0.01, eps=EPS)
+    expected = universal_apply.update_reference(grad, table, labels=chosen, step_size=0.01, eps=EPS)
+    np.testing.assert_array_equal(moved.numpy(), expected)
+
+
 @pytest.mark.parametrize("eps", [0.0, 1 / 255, EPS, 0.03, 1.0])
 def test_torch_rounds_to_the_grid_of_the_reference(eps: float) -> None:
     x, origin = mixed((4, 3, 8, 8), "f32", eps), plain((4, 3, 8, 8), "f32", eps)
@@ -134,6 +151,23 @@ def test_a_cuda_tensor_goes_to_the_kernels_in_its_own_memory_order(launches: Any
     assert [launch.kernel for launch in launches] == [
         f"{k}_{scalar}" for k in ("linf_step", "l2_step", "momentum_step")
     ]
+
+
+def test_universal_perturbations_on_a_cuda_device_go_to_the_kernels(launches: Any) -> None:
+    x, grad, delta = (
+        plain((5, 3, 5, 7), "f32", "x"),
+        gradients((5, 3, 5, 7), "f32"),
+        plain((4, 3, 5, 7), "f32", "d", low=-1),
+    )
+    owner: Tensor = torch.from_numpy(OWNER).as_subclass(OnDevice)  # type: ignore[arg-type]
+    placed = [on_device(values) for values in (x, delta, grad)]
+    out = ops.universal_apply(placed[0], placed[1], owner)
+    np.testing.assert_array_equal(read(out), universal_apply.reference(x, delta, labels=OWNER))
+    moved = ops.universal_update(placed[2], placed[1], owner, step_size=0.01, eps=EPS)
+    expected = universal_apply.update_reference(grad, delta, labels=OWNER, step_size=0.01, eps=EPS)
+    np.testing.assert_array_equal(read(moved), expected)
+    np.testing.assert_array_equal(read(placed[1]), delta)
+    assert [launch.kernel for launch in launches] == ["universal_apply_f32", "universal_update_f32"]
 
 
 def test_what_a_kernel_does_not_take_stays_with_torch(launches: Any) -> None:
