@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from cli import cli
@@ -19,6 +20,7 @@ from toolkit.errors import ConfigError, DataError, ModelError
 from toolkit.poisoning import deep_confuse
 from toolkit.poisoning.base import poison, read_target
 from toolkit.poisoning.networks import load_generator
+from toolkit.poisoning.state import load_state, save_state
 from toolkit.runs import Run
 from toolkit.training.loop import train
 
@@ -88,8 +90,11 @@ def test_training_reads_the_poisoned_images(made: Run, tmp_path: Path) -> None:
 
 def test_a_poison_keyed_to_the_wrong_images_is_refused(made: Run) -> None:
     poisoned, clean = load_poison(made), clean_images()
-    order = np.random.default_rng(0).permutation(len(poisoned.index))
-    shuffled = replace(poisoned, images=poisoned.images[order], labels=poisoned.labels[order])
+    order = np.empty_like(poisoned.index)
+    for label in range(4):  # inside each class, so that no label gives it away
+        mine = np.flatnonzero(poisoned.labels == label)
+        order[mine] = np.roll(mine, 1)
+    shuffled = replace(poisoned, images=poisoned.images[order])
     with pytest.raises(DataError, match=r"poisoned images are not those of their index: at \d+ max"):
         shuffled.replace_in(clean)
 
@@ -157,6 +162,20 @@ def test_a_killed_run_continues_to_the_same_bytes(
     for name in ("poison.npz", "generator.safetensors", "trials.json"):
         assert continued.file(name).read_bytes() == made.file(name).read_bytes(), name
     assert not (continued.path / "state").exists()
+
+
+def test_a_saved_state_is_all_that_the_next_trial_depends_on(tmp_path: Path) -> None:
+    config = configure()
+    material = deep_confuse.prepare(config, load_splits(config.data), None)
+    through, resumed = (deep_confuse.new_state(config, channels=1, device=material.device) for _ in range(2))
+    deep_confuse.run_trial(through, material, config, advance=lambda *_, **__: None)
+    save_state(tmp_path / "state.safetensors", through)
+    load_state(tmp_path / "state.safetensors", resumed)
+    for state in (through, resumed):
+        deep_confuse.run_trial(state, material, config, advance=lambda *_, **__: None)
+    for name, weight in through.frozen.state_dict().items():
+        assert torch.equal(weight, resumed.frozen.state_dict()[name]), name
+    assert resumed.trials == through.trials
 
 
 def test_flipped_labels_change_labels_only_and_are_recognised_as_a_control(tmp_path: Path) -> None:

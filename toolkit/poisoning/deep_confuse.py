@@ -110,7 +110,7 @@ def train_generator(config: PoisonConfig, splits: Splits, out: Run, *, target: t
     """
     if not len(splits.validation):
         raise ConfigError("the generator is chosen on held-out training images; set data.validation above 0")
-    material = _material(config, splits, target)
+    material = prepare(config, splits, target)
     state = new_state(config, channels=splits.train.input_shape[0], device=material.device)
     saved = out.path / STATE / "trial.safetensors"
     if saved.exists():
@@ -136,7 +136,8 @@ def new_state(config: PoisonConfig, *, channels: int, device: torch.device) -> P
     return PoisonState(frozen, learner, torch.optim.Adam(learner.parameters(), lr=config.generator_lr))
 
 
-def _material(config: PoisonConfig, splits: Splits, target: tuple[int, ...] | None) -> Material:
+def prepare(config: PoisonConfig, splits: Splits, target: tuple[int, ...] | None) -> Material:
+    """Put what the generator learns from on its device."""
     mean, std = normalization(config.victim, splits.train)
     return Material(
         images=torch.from_numpy(splits.train.images).to(config.device),
