@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from export.base import ExportError, sha256_file
+from export.base import ExportError, MissingDeviceError, sha256_file
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -240,7 +240,7 @@ def _device() -> dict[str, str]:
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError as error:
-        raise ExportError(f"no CUDA driver here ({error}); a plan is built on the GPU that runs it") from error
+        raise MissingDeviceError(f"no CUDA driver here ({error}); a plan is built on the GPU that runs it") from error
     version, major, minor, device = (ctypes.c_int() for _ in range(4))
     name = ctypes.create_string_buffer(256)
     calls = (
@@ -252,7 +252,7 @@ def _device() -> dict[str, str]:
         driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, device),  # COMPUTE_CAPABILITY_MINOR
     )
     if any(calls):
-        raise ExportError(f"the CUDA driver answers with error {next(filter(None, calls))}; is a GPU visible?")
+        raise MissingDeviceError(f"the CUDA driver answers with error {next(filter(None, calls))}; is a GPU visible?")
     return {
         "tensorrt": trt.__version__,
         "cuda": f"{version.value // 1000}.{version.value % 1000 // 10}",

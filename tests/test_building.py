@@ -15,6 +15,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 import export.to_tensorrt
+from export.base import MissingDeviceError
 from tests.edge.tiny_onnx import write_linear
 from tests.export.fake_tensorrt import BuilderFlag, FakeTensorRT
 from toolkit.building import build_graphs, build_tensorrt
@@ -157,6 +158,30 @@ def test_a_plan_without_tensorrt_is_an_error_that_says_how_to_get_it(tmp_path: P
         pytest.skip("TensorRT is installed here")
     with pytest.raises(UnavailableError, match=r"tensorrt is needed to build a plan .*edgeproof\[tensorrt\]"):
         build_tensorrt(write_linear(tmp_path / "net.onnx", WEIGHTS), tmp_path / "net.plan")
+
+
+def test_a_machine_without_a_gpu_is_told_so_with_the_exit_status_of_what_is_missing(
+    tensorrt: FakeTensorRT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> None:
+        raise MissingDeviceError("no CUDA driver here (libcuda.so.1); a plan is built on the GPU that runs it")
+
+    monkeypatch.setattr(export.to_tensorrt, "_device", missing)
+    with pytest.raises(UnavailableError, match="no CUDA driver here") as caught:
+        build(write_linear(tmp_path / "net.onnx", WEIGHTS), tmp_path / "out", target="tensorrt")
+    assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize("target", ["onnx", "openvino", "tensorrt"])
+def test_what_is_no_graph_is_refused_in_one_line(target: str, tensorrt: FakeTensorRT, tmp_path: Path) -> None:
+    if target == "openvino":
+        pytest.importorskip("openvino")
+    whole = write_linear(tmp_path / "net.onnx", WEIGHTS).read_bytes()
+    for content in (b"", b"no graph", whole[: len(whole) // 2]):
+        (tmp_path / "net.onnx").write_bytes(content)
+        with pytest.raises(ModelError, match=r"net\.onnx is not a readable ONNX file") as caught:
+            build(tmp_path / "net.onnx", tmp_path / f"out{len(content)}", target=target, input_shape="1,4,4")
+        assert "\n" not in str(caught.value)
 
 
 def test_building_needs_neither_torch_nor_onnx() -> None:

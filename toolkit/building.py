@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from toolkit.config import BuildConfig
 from toolkit.data.perturbation import load_perturbation
 from toolkit.engines.onnx_file import OnnxSummary, read_onnx
-from toolkit.errors import ConfigError, ModelError
+from toolkit.errors import ConfigError, ModelError, UnavailableError
 from toolkit.optional import require
 from toolkit.progress import progress
 from toolkit.runs import Run
@@ -56,7 +56,7 @@ def build_tensorrt(graph: Path, plan: Path, *, settings: PlanSettings | None = N
         The description of the plan, which is also in a JSON file beside it.
 
     Raises:
-        UnavailableError: When TensorRT is not installed.
+        UnavailableError: When TensorRT is not installed, or there is no GPU.
         ModelError: When it refuses the graph or the settings.
     """
     require("tensorrt", extra="tensorrt", purpose=f"build a plan from {graph}")
@@ -82,11 +82,13 @@ def build_openvino(graph: Path, dst: Path) -> None:
 
 @contextlib.contextmanager
 def as_model_error() -> Iterator[None]:
-    """Give an error of `export`, which knows no toolkit, the exit status of a bad model."""
-    from export.base import ExportError
+    """Give an error of `export`, which knows no toolkit, the exit status of a bad model or of a missing device."""
+    from export.base import ExportError, MissingDeviceError
 
     try:
         yield
+    except MissingDeviceError as error:
+        raise UnavailableError(str(error)) from error
     except ExportError as error:
         raise ModelError(str(error)) from error
 
@@ -103,7 +105,8 @@ def _graphs(source: Path) -> list[Path]:
 
 def _fits(graph: Path, config: BuildConfig) -> bool:
     """Leave out what a target cannot take: TensorRT wants INT8 that is signed and symmetric."""
-    left_out = config.target == "tensorrt" and read_onnx(graph).metadata.get("edgeproof.recipe") == "cpu"
+    recipe = read_onnx(graph).metadata.get("edgeproof.recipe")
+    left_out = config.target == "tensorrt" and recipe == "cpu"
     if left_out:
         print(f"edgeproof: no plan is made of {graph.name}: its INT8 recipe is for processors", file=sys.stderr)
     return not left_out

@@ -142,7 +142,9 @@ def _verified(path: Path) -> Path:
 
 def _beside(path: Path) -> list[Path]:
     """Return the files that are opened together with a model: the weights of OpenVINO's graphs, a plan's description."""
-    return {".xml": [path.with_suffix(".bin")], ".plan": [path.with_name(f"{path.name}.json")]}.get(path.suffix, [])
+    if path.suffix == ".xml":
+        return [path.with_suffix(".bin")]
+    return [path.with_name(f"{path.name}.json")] if path.suffix in (".plan", ".engine") else []
 
 
 def _order(name: str) -> tuple[int, str]:
