@@ -26,6 +26,7 @@ class QueriedEngine:
         num_classes: K.
         calls: Batch size to the number of calls that the engine has had with it.
         seconds: That the engine has taken for them.
+        engine: What is asked.
     """
 
     def __init__(self, engine: Engine, *, name: str, batch_size: int) -> None:
@@ -34,14 +35,14 @@ class QueriedEngine:
         self.num_classes = engine.info.num_classes
         self.calls: Counter[int] = Counter()
         self.seconds = 0.0
-        self._engine = engine
+        self.engine = engine
         self._batch_size = batch_size
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return logits (N, K) of images (N, C, H, W) in [0, 1], on the device and in the type of the images."""
         images = np.ascontiguousarray(x.detach().cpu().numpy(), np.float32)
         began = time.perf_counter()
-        logits = predict_all(self._engine, images, batch_size=self._batch_size, advance=self._count)
+        logits = predict_all(self.engine, images, batch_size=self._batch_size, advance=self._count)
         self.seconds += time.perf_counter() - began
         return torch.from_numpy(logits).to(x)
 
