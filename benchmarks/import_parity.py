@@ -19,23 +19,21 @@ import math
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from toolkit.attacks.gradients import observe
 from toolkit.attacks.losses import cross_entropy
-from toolkit.attacks.twin import chosen_data, open_source
+from toolkit.config import DataConfig
 from toolkit.data.base import LabelledImages, load_part
 from toolkit.engines.base import EngineOptions, open_engine, predict_all
 from toolkit.evaluation.metrics import predictions
 from toolkit.evaluation.parity import margins, max_abs_diff
-from toolkit.models.base import Classifier
-from toolkit.models.imported import import_onnx
+from toolkit.models.base import Classifier, load_classifier
+from toolkit.models.imported import ImportedClassifier, import_onnx
 from toolkit.runs import Run, sha256_file, write_json, write_text
 from toolkit.types import Array, Logits
 
@@ -56,17 +54,15 @@ def main() -> None:
     parser.add_argument("--results", type=Path, help="folder of import-parity.json and .md")
     options = parser.parse_args()
     run = Run.open(options.graphs, kind="export")
-    source = open_source(Path(run.config["model"]), device="cpu")
-    data = load_part(chosen_data(source, options.data), "test").head(options.limit)
+    trained = Run.open(run.config["model"], kind="train")
+    config = DataConfig(name=options.data) if options.data else DataConfig.model_validate(trained.config["data"])
+    data = load_part(config, "test").head(options.limit)
     files = sorted(run.file(name) for name in run.outputs() if name.endswith(".onnx"))
-    network = source.model
-    record = {
-        "data": data.name,
-        "images": len(data),
-        "graphs": {file.name: compare_classes(file, data) for file in files},
-        "gradients": compare_gradients(network, run.file("model.fp32.onnx"), data.head(options.gradients)),
-    }
-    record["passed"] = all(graph["passed"] for graph in record["graphs"].values()) and record["gradients"]["passed"]
+    network = load_classifier(trained.file("model.safetensors"))
+    graphs = {file.name: compare_classes(file, data) for file in files}
+    gradients = compare_gradients(network, run.file("model.fp32.onnx"), data.head(options.gradients))
+    passed = gradients["passed"] and all(graph["passed"] for graph in graphs.values())
+    record = {"data": data.name, "images": len(data), "graphs": graphs, "gradients": gradients, "passed": passed}
     found = {options.name or network.name: record}
     if options.results:
         file = options.results / "import-parity.json"
@@ -75,7 +71,7 @@ def main() -> None:
         write_json(file, found)
         write_text(options.results / "import-parity.md", markdown(found))
     print(markdown(found), end="")
-    sys.exit(0 if record["passed"] else 1)
+    sys.exit(0 if passed else 1)
 
 
 def compare_classes(file: Path, data: LabelledImages) -> dict[str, Any]:
@@ -83,7 +79,7 @@ def compare_classes(file: Path, data: LabelledImages) -> dict[str, Any]:
     print(f"{file.name} on {len(data)} images", file=sys.stderr, flush=True)
     twin = import_onnx(file)
     with torch.no_grad():
-        parts = [twin.outputs(part) for part in torch.from_numpy(data.images).split(_BATCH)]
+        parts = [twin.outputs(part) for part in torch.split(torch.from_numpy(data.images), _BATCH)]
     ours: Logits = torch.cat(parts).numpy()
     real, precision = engine_logits(file, data, optimize=True)
     plain, _ = engine_logits(file, data, optimize=False)
@@ -116,9 +112,9 @@ def compare_gradients(network: Classifier, deployed: Path, data: LabelledImages)
     print(f"gradients of {len(data)} images", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory() as folder:
         unfolded = import_onnx(export_unfolded(network, Path(folder) / "unfolded.onnx"))
-        exact = errors(gradients(network.double(), data), gradients(unfolded.double(), data))
+        exact = errors(input_gradients(network.double(), data), input_gradients(unfolded.double(), data))
     network.float()
-    rounded = errors(gradients(network, data), gradients(import_onnx(deployed), data))
+    rounded = errors(input_gradients(network, data), input_gradients(import_onnx(deployed), data))
     alike = float((rounded["cosine"] > COSINE).mean())
     return {
         "images": len(data),
@@ -130,7 +126,7 @@ def compare_gradients(network: Classifier, deployed: Path, data: LabelledImages)
     }
 
 
-def export_unfolded(network: nn.Module, path: Path) -> Path:
+def export_unfolded(network: Classifier, path: Path) -> Path:
     """Write a graph whose batch norms are not folded into convolutions, so that both sides compute the same sums."""
     shape = network.input_shape
     with warnings.catch_warnings():
@@ -150,11 +146,11 @@ def export_unfolded(network: nn.Module, path: Path) -> Path:
     return path
 
 
-def gradients(model: Callable[[Tensor], Tensor], data: LabelledImages) -> Array:
+def input_gradients(model: Classifier | ImportedClassifier, data: LabelledImages) -> Array:
     """Return the gradient of each image's cross-entropy, (N, C * H * W) float64, in the type of the model."""
-    kind = next(iter(model.buffers())).dtype  # type: ignore[attr-defined]
+    kind = next(iter(model.buffers())).dtype
     images, labels = torch.from_numpy(data.images).to(kind), torch.from_numpy(data.labels)
-    parts = zip(images.split(_BATCH), labels.split(_BATCH), strict=True)
+    parts = zip(torch.split(images, _BATCH), torch.split(labels, _BATCH), strict=True)
     found = [observe(model, x, y, loss=cross_entropy).grad.double().flatten(1) for x, y in parts]
     flat: Array = torch.cat(found).numpy()
     return flat
@@ -185,7 +181,7 @@ def markdown(found: dict[str, Any]) -> str:
             keys = ("other_class", "of_these_near_ties", "engine_against_itself", "allowed")
             counts = [str(graph[key]) for key in keys]
             rows.append([name, file, f"{record['images']:,}", *counts, "yes" if graph["passed"] else "no"])
-    slopes = [
+    steep = [
         ["network", "images", "float64, unfolded: largest error", "float32: median error", "cosine > 0.9999", "holds"]
     ]
     for name, record in found.items():
@@ -193,8 +189,8 @@ def markdown(found: dict[str, Any]) -> str:
         numbers = [each["float64_unfolded_largest_error"], each["float32_median_relative_error"]]
         share = f"{each['float32_share_of_cosines_above_0.9999']:.1%}"
         verdict = "yes" if each["passed"] else "no"
-        slopes.append([name, f"{each['images']:,}", *(f"{number:.1e}" for number in numbers), share, verdict])
-    return f"{_table(rows)}\n{_table(slopes)}"
+        steep.append([name, f"{each['images']:,}", *(f"{number:.1e}" for number in numbers), share, verdict])
+    return f"{_table(rows)}\n{_table(steep)}"
 
 
 def _table(rows: list[list[str]]) -> str:

@@ -77,7 +77,7 @@ def craft_and_evaluate(options: argparse.Namespace) -> Path:
         command(f"{line} --out {place / folder}")
     sets = " ".join(f"--adversaries {place / folder}" for folder in commands)
     command(f"eval --engine {options.graphs} {sets} --no-throughput --out {place / 'verdict'}")
-    return place / "verdict"
+    return Path(place / "verdict")
 
 
 def command(line: str) -> None:

@@ -110,15 +110,15 @@ def _judge(indicator: Indicator, attacks: Sequence[SetRecord], compared: Sequenc
             value = attack.indicators[indicator.key]
             found.append((value, f"for {attack.name!r}", indicator.reports(value)))
     sign = 1 if indicator.beyond == "above" else -1
-    value, where, reported = max(found, key=lambda each: (each[2], sign * each[0]), default=(None, "", False))
+    worst = max(found, key=lambda each: (each[2], sign * each[0]), default=None)
     return IndicatorRecord(
         name=indicator.name,
         meaning=indicator.meaning,
-        measured=value,
+        measured=worst[0] if worst else None,
         limit=indicator.limit,
         beyond=indicator.beyond,
-        where=where,
-        reported=reported,
+        where=worst[1] if worst else "",
+        reported=bool(worst and worst[2]),
     )
 
 
