@@ -249,6 +249,9 @@ class ExportConfig(Strict):
     )
     calibration_limit: int | None = Field(None, ge=1, description="use at most so many of them, stratified")
     calibration_seed: int = Field(0, description="seed of the choice when there are more")
+    keep_float: tuple[str, ...] | None = Field(
+        None, description="layers of the INT8 graphs that stay float, by the tensors that they give"
+    )
     qat: QatConfig | None = Field(
         None, description="fine-tune the INT8 graphs, for instance qat.epochs=1 qat.eps=2/255"
     )
