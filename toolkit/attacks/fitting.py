@@ -169,8 +169,8 @@ class Ascent:
         goal: What is ascended.
         norm: Of the budget.
         eps: The budget.
-        step_size: Length of the first step; it falls to 0 along a cosine.
-        steps: Number of steps.
+        step_size: Length of the first step.
+        steps: The step falls to 0 after so many, along a cosine; None keeps its length.
         label: The class that the goal is about, as `followed_class` reads it.
     """
 
@@ -179,12 +179,13 @@ class Ascent:
     norm: Norm
     eps: float
     step_size: float
-    steps: int
+    steps: int | None = None
     label: str = "true"
 
-    def __call__(self, delta: Tensor, batch: Batch, step: int) -> Tensor:
+    def __call__(self, delta: Tensor, batch: Batch, step: int = 0) -> Tensor:
         """Return the perturbations (P, C, H, W) after a step."""
-        rate = self.step_size * (1 + math.cos(math.pi * step / self.steps)) / 2
+        fallen = 0.0 if self.steps is None else step / self.steps
+        rate = self.step_size * (1 + math.cos(math.pi * fallen)) / 2
         x = universal_apply(batch.x, delta, batch.owner)
         followed = followed_class(self.model, batch.x, batch.y, label=self.label)
         grad = observe(self.model, x, followed, loss=lambda logits, y: self.goal(logits, y, batch.owner)).grad

@@ -140,7 +140,7 @@ def universal_balanced(
     strength: Strength = "margin",
     reduction: Reduction = "logsumexp",
     tau: float = 2.0,
-    kappa: float = 2.0,
+    kappa: float = 5.0,
     beta: float = 9.0,
     decay: float = 0.95,
     penalty: Penalty = "entropy",
