@@ -70,4 +70,5 @@ def test_nothing_is_shown_where_nothing_was_measured(run: EvalRun) -> None:
 def test_a_gap_is_named_by_its_sign_and_only_where_it_is_significant() -> None:
     assert gap(record()) == "is stronger"
     assert gap(record(0.05)) == "is weaker: gradients may be masked"
+    assert gap(record(0.05).model_copy(update={"second_threat": "query"})) == "is weaker"
     assert gap(record(p_value=0.3)).startswith("makes no difference")

@@ -85,7 +85,8 @@ def _attack_opened(configs: Sequence[AttackConfig], outs: Sequence[Run], origins
     for out, chosen in todo.items():
         made = _assemble(chosen, data, out, source=" + ".join(origin.name for origin in origins), settings=settings)
         masking = look_for_masking(probe, chosen, made.images) if probe else {}
-        hashes = tuple(origin.sha256 for origin in origins)
+        # An attack on the difference of two builds is no measure of what knowing either of them gains.
+        hashes = () if second else tuple(origin.sha256 for origin in origins)
         seen = replace(made, source_sha256=hashes, indicators={**made.indicators, **masking})
         confirmed = confirm_on_each(seen, origins, checked=checked, batch_size=config.batch_size, out=out)
         judged = compare_builds(confirmed, second, batch_size=config.batch_size) if second else confirmed

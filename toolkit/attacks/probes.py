@@ -112,6 +112,8 @@ def _look_at_answers(probe: Probe) -> dict[str, float]:
 
 def _follows_gradients(attack: Attack) -> bool:
     spec, params = attack.spec, attack.params
+    if spec.takes("deployed"):  # it wants the source to stay right
+        return False
     iterated = spec.access == "gradients" and spec.takes("steps") and not spec.nested
     bounded = spec.budget == "eps" and spec.box and attack.eps > 0
     return (

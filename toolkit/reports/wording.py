@@ -121,7 +121,9 @@ def gap(record: GapRecord) -> str:
     """Say whether the attack that knows more does more, at the 5 % level."""
     if record.p_value >= _LEVEL:
         return "makes no difference that these images show"
-    return "is stronger" if record.difference < 0 else "is weaker: gradients may be masked"
+    if record.difference < 0:
+        return "is stronger"
+    return "is weaker: gradients may be masked" if record.second_threat == "white-box" else "is weaker"
 
 
 def masking(results: Results) -> str:
