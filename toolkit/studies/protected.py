@@ -51,9 +51,9 @@ def protected(
     other_images: int = 25,
     steps: int = 40,
     restarts: int = 3,
-    cw_steps: int = 100,
+    cw_steps: int = 60,
     searches: int = 4,
-    queries: int = 1000,
+    queries: int = 500,
 ) -> Study:  # fmt: skip
     """Cost-sensitive adversarial training of protected classes, and the Min-Max defence.
 

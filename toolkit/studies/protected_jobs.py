@@ -92,17 +92,22 @@ class Protocol:
         """Return the name of the training of a row; those that do not know the protected class are shared by all."""
         return f"{row}-k{label}-s{seed}" if ROWS[row].side else f"{row}-s{seed}"
 
-    def attacks(self) -> dict[str, tuple[str, float, dict[str, Any]]]:
-        """Return the white-box and query attacks: column to attack, budget and parameters."""
+    def attacks(self) -> dict[str, dict[str, Any]]:
+        """Return the attacks on a row's FP32 network: column to what an attack job is told.
+
+        PGD's images also meet the deployed forms, so they go as far as they can; the others only have to cross the border.
+        """
         search = {"steps": self.steps, "restarts": self.restarts}
+        near, far = {"eps": self.eps}, {"eps": self.eps_l2}
+        minimal = {"steps": self.cw_steps, "searches": self.searches, "step_size": 0.05}  # few steps, so longer ones
         return {
-            "fgsm": ("fgsm", self.eps, {}),
-            "pgd": ("pgd-linf", self.eps, search),
-            "temperature": ("pgd-temperature", self.eps, search),
-            "square": ("square", self.eps, {"queries": self.queries}),
-            "deepfool": ("deepfool", self.eps_l2, {}),
-            "cw": ("cw-l2", self.eps_l2, {"steps": self.cw_steps, "searches": self.searches}),
-            "large": ("pgd-linf", _LARGE, {"steps": self.steps}),
+            "fgsm": {"attack": "fgsm", **near},
+            "pgd": {"attack": "pgd-linf", **near, "params": search},
+            "temperature": {"attack": "pgd-temperature", **near, "params": search, "stop": "first"},
+            "square": {"attack": "square", **near, "params": {"queries": self.queries}, "stop": "first"},
+            "deepfool": {"attack": "deepfool", **far},
+            "cw": {"attack": "cw-l2", **far, "params": minimal},
+            "large": {"attack": "pgd-linf", "eps": _LARGE, "params": {"steps": self.steps}, "stop": "first"},
         }
 
     def columns(self) -> tuple[str, ...]:
@@ -224,12 +229,8 @@ def _train_job(protocol: Protocol, row: str, *, name: str, seed: int, label: int
 def _attack_jobs(protocol: Protocol, *, name: str, exported: str, crafted: Mapping[str, str], seed: int) -> list[Job]:
     shared = {"data": f"npz:{{images-s{seed}}}/images.npz", "seed": seed}
     jobs = [
-        Job(
-            crafted[column],
-            "attack",
-            {**shared, "model": f"{{{name}}}", "attack": attack, "eps": eps, "params": params},
-        )
-        for column, (attack, eps, params) in protocol.attacks().items()
+        Job(crafted[column], "attack", {**shared, "model": f"{{{name}}}", **told})
+        for column, told in protocol.attacks().items()
     ]
     graph = f"{{{exported}}}/{_INT8_GRAPH}"
     params = {"steps": protocol.steps}
