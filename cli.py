@@ -127,7 +127,7 @@ def attack_command(entry: Entry) -> click.Command:
     params=[*config_options(FalsifyConfig), *RUN_OPTIONS],
 )
 @click.pass_context
-def attack(ctx: click.Context, **values: Any) -> None:
+def attack(ctx: click.Context, /, **values: Any) -> None:
     """Craft adversaries of a source model: `attack NAME --model RUN --eps 8/255`.
 
     Without a NAME, look for a counterexample to a VNN-LIB property: `attack --vnnlib FILE --graph FILE.onnx` answers sat, with

@@ -42,7 +42,7 @@ def main() -> None:
     """Run every cell, print the table and write the results."""
     options = read_options()
     pairs = [(folder, int8) for folder in options.graphs for int8 in sorted(folder.glob("model.int8-*.onnx"))]
-    cells = [Cell(*pair, attack, eps) for pair, eps, attack in product(pairs, options.eps, ATTACKS)]
+    cells = [Cell(folder, int8, attack, eps) for (folder, int8), eps, attack in product(pairs, options.eps, ATTACKS)]
     rows = [{**describe(cell), **count(cell, options)} for cell in cells]
     print(table(rows))
     if options.results:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ def pixel(number: int, x: Tensor) -> Tensor:
 
 def test_two_builds_that_look_at_two_pixels_are_parted_exactly_at_the_budget_that_crosses_the_second() -> None:
     x, y = torch.full((2, 1, 2, 2), 0.6, dtype=torch.float64), torch.tensor([0, 0])
-    model, deployed = (lambda z: pixel(0, z)), (lambda z: pixel(1, z))
+    model, deployed = partial(pixel, 0), partial(pixel, 1)
     for eps, parted in ((0.101, True), (0.099, False)):
         x_adv = diva(model, x, y, eps=eps, deployed=deployed)
         assert bool((model(x_adv).argmax(1) == y).all())
@@ -63,7 +64,8 @@ def test_it_parts_more_builds_than_an_attack_on_the_deployed_one_alone() -> None
     one, x = small_network(), images(40)
     other = small_network()
     generator = torch.Generator().manual_seed(0)
-    other[0].weight.data += 0.02 * torch.randn(other[0].weight.shape, generator=generator, dtype=torch.float64)
+    weight = next(other.parameters()).data
+    weight += 0.02 * torch.randn(weight.shape, generator=generator, dtype=torch.float64)
     y = one(x).argmax(1)
     plain = choose_attack(find_attack("pgd-linf"), eps=0.05, params={}).run(other, x, y, draws=draws(40))
     ours = diva(one, x, y, eps=0.05, deployed=other)

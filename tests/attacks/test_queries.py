@@ -16,7 +16,7 @@ from tests.attacks.test_twin import data, engine_logits, graphs, npz_of
 from tests.oracles import Linear, draws, foolbox_minimum, images, labelled_images, small_network
 from toolkit.attacks.craft import attack
 from toolkit.attacks.hop_skip_jump import hop_skip_jump, hop_skip_jump_l2
-from toolkit.attacks.queries import QueryTrace, query_counts
+from toolkit.attacks.queries import QueriedEngine, QueryTrace, query_counts
 from toolkit.attacks.square import square
 from toolkit.attacks.twin import open_queried
 from toolkit.config import AttackConfig
@@ -63,7 +63,7 @@ def test_hop_skip_jump_comes_as_near_as_foolbox() -> None:
     model = Counting(network)
     torch.manual_seed(0)
     module = torch.nn.Module()
-    module.forward = model  # type: ignore[assignment]
+    module.forward = model
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs = foolbox_minimum("HopSkipJumpAttack", module.eval(), x, y, steps=6)
@@ -148,7 +148,8 @@ def test_engine_without_an_import_is_attacked_in_full_batches(tmp_path: Path) ->
     with open_queried(str(path), device="cpu", batch_size=256) as origin:
         x, y = torch.from_numpy(part.images), torch.from_numpy(part.labels)
         hop_skip_jump(origin.model, x, y, eps=0.1, queries=300, draws=draws(20))
-        calls = origin.model.calls  # type: ignore[union-attr]
+        assert isinstance(origin.model, QueriedEngine)
+        calls = origin.model.calls
         assert max(calls) == 32
         assert 32 * calls[32] > 0.8 * sum(size * count for size, count in calls.items())
 

@@ -13,6 +13,7 @@ from toolkit.attacks.twin import Origin, confirm, real_logits
 from toolkit.data.arrays import write_npz
 from toolkit.data.base import AdversarialSet
 from toolkit.engines.specs import distinct_names
+from toolkit.errors import DataError
 from toolkit.evaluation.metrics import predictions
 from toolkit.runs import Run
 
@@ -85,11 +86,15 @@ def compare_builds(adversaries: AdversarialSet, deployed: Origin, *, batch_size:
         (still right in the first, wrong in the deployed one) and `not_found`; over all images `source_right` and
         `deployed_right` after the attack, and `missed`, right in the first and wrong in the deployed one: what a sign-off of
         the first build alone does not see.
+
+    Raises:
+        DataError: For a set without its source's logits.
     """
     labels = adversaries.clean.labels
-    source, source_clean = (
-        predictions(logits) == labels for logits in (adversaries.source_logits, adversaries.source_clean_logits)
-    )
+    if adversaries.source_logits is None or adversaries.source_clean_logits is None:
+        raise DataError(f"{adversaries.name} carries no logits of its source; craft it with `attack`")
+    source = predictions(adversaries.source_logits) == labels
+    source_clean = predictions(adversaries.source_clean_logits) == labels
     second, second_clean = (
         predictions(real_logits(deployed, images, batch_size=batch_size)) == labels
         for images in (adversaries.images, adversaries.clean.images)

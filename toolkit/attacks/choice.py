@@ -116,7 +116,7 @@ def run_sweep(
         AttackContractError: When the attack breaks its promise.
     """
     if len(attacks) == 1 or not attacks[0].spec.nested:
-        told = traces or [None] * len(attacks)
+        told: Sequence[QueryTrace | None] = traces or [None] * len(attacks)
         return [attack.run(model, x, y, draws=draws, trace=trace) for attack, trace in zip(attacks, told, strict=True)]
     widest = max(attacks, key=lambda attack: attack.eps)
     found = replace(widest, pixels="float").run(model, x, y, draws=draws)

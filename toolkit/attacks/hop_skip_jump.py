@@ -261,7 +261,8 @@ def _signs(draws: Draws, stream: int, at: Tensor) -> Tensor:
     numbers = draws.uniform(stream, (_BLOCK, -(-size // _BITS)))
     whole = (numbers * 2**_BITS).to(torch.int32).to(at.device)
     bits = (whole[..., None] >> torch.arange(_BITS, device=at.device, dtype=torch.int32)) & 1
-    return (bits.flatten(2)[:, :, :size].to(at.dtype) * 2 - 1).view(len(at), _BLOCK, *at.shape[1:])
+    signs: Tensor = bits.flatten(2)[:, :, :size].to(at.dtype) * 2 - 1
+    return signs.view(len(at), _BLOCK, *at.shape[1:])
 
 
 def _jump(oracle: _Oracle, rows: Tensor, at: Tensor, slope: Tensor, *, step: int) -> Tensor:

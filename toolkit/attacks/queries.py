@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from toolkit.engines.base import Engine, predict_all
 from toolkit.types import Array
@@ -17,7 +17,7 @@ from toolkit.types import Array
 NOT_FOUND = -1
 
 
-class QueriedEngine:
+class QueriedEngine(nn.Module):
     """Any engine as a function of images on torch: logits, no gradients.
 
     Attributes:
@@ -30,6 +30,7 @@ class QueriedEngine:
     """
 
     def __init__(self, engine: Engine, *, name: str, batch_size: int) -> None:
+        super().__init__()
         self.name = name
         self.input_shape = engine.info.input_shape
         self.num_classes = engine.info.num_classes
@@ -38,7 +39,7 @@ class QueriedEngine:
         self.engine = engine
         self._batch_size = batch_size
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Return logits (N, K) of images (N, C, H, W) in [0, 1], on the device and in the type of the images."""
         images = np.ascontiguousarray(x.detach().cpu().numpy(), np.float32)
         began = time.perf_counter()

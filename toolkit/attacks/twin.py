@@ -176,7 +176,8 @@ def confirm(
 def real_logits(origin: Origin, images: Images, *, batch_size: int) -> Logits:
     """Return the logits of what really runs: of a graph its engine's, of a checkpoint its own."""
     if isinstance(origin.model, QueriedEngine):
-        return origin.model(torch.from_numpy(images)).numpy()
+        logits: Logits = origin.model(torch.from_numpy(images)).numpy()
+        return logits
     if origin.graph is None:
         return _twin_logits(origin.model, images, batch_size=batch_size)
     return _engine_logits(origin.graph, origin.model, images, batch_size=batch_size)[0]

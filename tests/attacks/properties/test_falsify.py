@@ -130,7 +130,7 @@ def test_conjunction_and_an_empty_box() -> None:
 class Doubling:
     """A session that gives 2 x."""
 
-    def run(self, outputs: None, feed: dict[str, np.ndarray]) -> list[np.ndarray]:  # type: ignore[type-arg]
+    def run(self, outputs: None, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
         return [feed["x"] * 2]
 
 
@@ -152,8 +152,8 @@ def test_property_of_another_graph_and_other_graphs_are_refused(tmp_path: Path) 
 
 
 def test_answer_is_written_as_vnn_comp_has_it_and_reads_back_exactly() -> None:
-    x, y = np.float32([0.1, -3]).astype(float), np.array([1e-9, 2.0])
+    x, y = np.array([0.1, -3], np.float32).astype(np.float64), np.array([1e-9, 2.0])
     text = format_answer("sat", x, y)
     assert text == "sat\n((X_0 0.10000000149011612)\n (X_1 -3.0)\n (Y_0 1e-09)\n (Y_1 2.0))\n"
-    assert [np.float32(word) for word in re.findall(r"\(X_\d+ ([^)]+)\)", text)] == x.tolist()
+    assert [float(word) for word in re.findall(r"\(X_\d+ ([^)]+)\)", text)] == x.tolist()
     assert format_answer("unknown") == "unknown\n"

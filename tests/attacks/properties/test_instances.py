@@ -12,6 +12,7 @@ import pytest
 import cli
 from tests.attacks.properties.relu_networks import ReluNetwork, local_robustness
 from toolkit.attacks.properties import instances
+from toolkit.attacks.properties.falsify import falsify
 from toolkit.attacks.properties.instances import answer_instances, read_answers, read_instances
 from toolkit.config import FalsifyConfig
 from toolkit.errors import ConfigError, DataError
@@ -54,7 +55,7 @@ def test_list_is_answered_and_an_error_is_counted_not_hidden(folder: Path, capsy
 
 def test_interrupted_list_keeps_its_answers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, asked = FalsifyConfig(instances=str(folder / "list.csv"), timeout=0.2), []
-    search = instances.falsify
+    search = falsify
 
     def interrupted(*args, **options):  # type: ignore[no-untyped-def]
         asked.append(args)

@@ -59,7 +59,7 @@ def certified_answers(count: int, folder: Path, **options) -> list[str]:  # type
     """Return what is said of boxes that interval bounds certify, each nearly as large as they allow."""
     network = ReluNetwork.random(6, 24, 24, OUTPUTS, seed=1)
     graph = open_graph(network.save(folder / "relu.onnx"), threads=1)
-    said = []
+    said: list[str] = []
     for x, label in centres(network, count, seed=2):
         radius = np.ones_like(x) * largest(lambda r: network.interval_margin(x - r, x + r, label) > 1e-4)  # noqa: B023
         assert network.interval_margin(x - radius, x + radius, label) > 0
@@ -89,7 +89,7 @@ def exact_answers(count: int, folder: Path) -> list[tuple[str, str]]:
     """Return what is said just inside and just outside of what mixed-integer programming proves."""
     network = ReluNetwork.random(16, 8, 6, OUTPUTS, seed=3)
     graph = open_graph(network.save(folder / "relu.onnx"), threads=1)
-    said = []
+    said: list[tuple[str, str]] = []
     for x, label in centres(network, count, seed=4):
         held, broken = hardest(network, x, label)
         one = np.ones_like(x)

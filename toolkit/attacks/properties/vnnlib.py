@@ -221,7 +221,8 @@ def _count(declared: Iterable[str], letter: str) -> int:
 
 def _split(conditions: Iterable[Condition]) -> tuple[list[Condition], list[Condition]]:
     """Separate bounds on single inputs from conditions on outputs."""
-    bounds, rest = [], []
+    bounds: list[Condition] = []
+    rest: list[Condition] = []
     for condition in conditions:
         letters = {name[0] for name in condition.weights}
         if "X" in letters and len(condition.weights) > 1:
