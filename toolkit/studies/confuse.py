@@ -22,7 +22,7 @@ from toolkit.studies.jobs import Job
     presets={
         "smoke": {
             "data": "digits", "limit": 400, "trials": 1, "generator_width": 4, "epochs": 1, "seeds": (0,), "loop_victim": "lenet",
-            "victim": "lenet", "others": ("forest",), "budgets": (), "shares": (0.5,), "squeezes": ("jpeg=10",), "target": "next",
+            "victim": "lenet", "others": ("forest",), "budgets": (), "shares": (0.5,), "defences": ("jpeg=10",), "target": "next",
         },
         "small": {},
         "curves": {"budgets": (0.1, 0.15, 0.2, 0.25), "shares": (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)},
@@ -30,7 +30,7 @@ from toolkit.studies.jobs import Job
             "data": "cifar10", "limit": None, "eps": 0.032, "trials": 1000, "generator": "unet", "generator_width": 64,
             "generator_lr": 1e-4, "loop_victim": "confuse-conv5", "loop_epochs": 20, "loop_batch": 64, "victim": "confuse-conv5",
             "others": ("vgg16-bn", "resnet-18"), "epochs": 30, "lr": 1e-3, "augment": "flip-crop", "seeds": (0, 1, 2, 3, 4),
-            "squeezes": ("jpeg=10", "grey", "bits=3", "blur=1"), "target": None, "device": "cuda", "amp": True,
+            "defences": ("jpeg=10", "grey", "bits=3", "blur=1", "adversarial=8/255"), "target": None, "device": "cuda", "amp": True,
         },
     },
 )  # fmt: skip
@@ -54,7 +54,7 @@ def confuse(
     augment: str = "none",
     budgets: tuple[float, ...] = (),
     shares: tuple[float, ...] = (0.5, 0.8, 0.9),
-    squeezes: tuple[str, ...] = ("jpeg=10", "bits=1", "blur=1"),
+    defences: tuple[str, ...] = ("jpeg=10", "bits=1", "blur=1", "adversarial=0.15"),
     target: str | None = "next",
     deployed: bool = True,
     device: str = "cpu",
@@ -85,7 +85,8 @@ def confuse(
         augment: none, flip, crop or flip-crop, while victims are fitted.
         budgets: Other budgets, each with a generator of its own.
         shares: Parts of the training images that are poisoned, beside all of them.
-        squeezes: Filters against the noise.
+        defences: Against the noise: filters on the training images (`train --squeeze`), and adversarial=EPS for adversarial
+            training.
         target: Wanted classes of a label-specific generator: next, to=CLASS or a list; none for no such generator.
         deployed: Whether a confused victim is exported and measured in FP16 and INT8 on ONNX Runtime.
         device: cpu or cuda.
@@ -103,7 +104,7 @@ def confuse(
         **images, "epochs": epochs, "lr": lr, "optimizer": "adam", "weight_decay": 0.0, "schedule": "constant",
         "batch_size": 64, "augment": augment, "device": device, "amp": amp,
     }  # fmt: skip
-    plan = Plan(data, seeds, eps, victim, others, budgets, shares, squeezes, target)
+    plan = Plan(data, seeds, eps, victim, others, budgets, shares, defences, target)
     fits = tuple(plan.fits())
     jobs = (
         *plan.poisons(loop),
@@ -124,7 +125,7 @@ class Plan:
     others: tuple[str, ...]
     budgets: tuple[float, ...]
     shares: tuple[float, ...]
-    squeezes: tuple[str, ...]
+    defences: tuple[str, ...]
     target: str | None
 
     def poisons(self, loop: Mapping[str, Any]) -> Iterator[Job]:
@@ -171,10 +172,10 @@ class Plan:
     def _against(self) -> Iterator[Fit]:
         """Name the counter-measures, each on clean and on poisoned images, and the class-wise baseline."""
         one = self.seeds[0]
-        for how in self.squeezes:
+        for how in self.defences:
             for poison, eps in ((None, 0.0), ("poison", self.eps)):
-                name = f"{'poisoned' if poison else 'clean'}-{how.replace('=', '-')}"
-                yield Fit(name, "squeeze", self.victim, poison, seed=one, eps=eps, squeeze=how)
+                name = f"{'poisoned' if poison else 'clean'}-{how.replace('=', '-').replace('/', '-')}"
+                yield Fit(name, "defence", self.victim, poison, seed=one, eps=eps, defence=how)
         yield Fit("patterned", "patterns", self.victim, "patterns", seed=one, eps=self.eps)
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 CLASSICAL = ("forest", "svm")
 MEASURED, PICTURES = "measured.json", "pictures.npz"
 _SHOWN = 8  # images in the figure
+_STEPS = 5  # of the attack in adversarial training
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Fit:
         seed: Of the victim.
         eps: Budget of its noise; 0 where there is none.
         share: Part of the training images that were changed.
-        squeeze: Filter before training.
+        defence: A filter before training (`squeeze`), or "adversarial=EPS" for adversarial training.
         noise: Whether it is also measured on noise alone.
     """
 
@@ -50,7 +51,7 @@ class Fit:
     seed: int
     eps: float = 0.0
     share: float = 1.0
-    squeeze: str | None = None
+    defence: str | None = None
     noise: bool = False
 
     @property
@@ -114,9 +115,16 @@ def fit_jobs(fit: Fit, training: Mapping[str, Any]) -> tuple[Job, ...]:
     shared = {"poison": poison, "data": data, "seed": fit.seed}
     if fit.network in CLASSICAL:
         return (Job(fit.name, f"{__name__}:fit_classical", {**shared, "kind": fit.network}),)
-    config = {**training, "model": fit.network, "poison": poison, "squeeze": fit.squeeze, "seed": fit.seed}
+    config = {**training, "model": fit.network, "poison": poison, "seed": fit.seed, **_defence(fit.defence)}
     measured = {**shared, "model": f"{{{fit.name}}}", "noise": fit.noise, "device": training["device"]}
     return Job(fit.name, "train", config), Job(fit.measured_by, f"{__name__}:measure", measured)
+
+
+def _defence(how: str | None) -> dict[str, Any]:
+    word, _, value = (how or "").partition("=")
+    if word == "adversarial":
+        return {"objective": "adversarial", "objective_params": {"eps": value, "steps": _STEPS}}
+    return {"squeeze": how}
 
 
 def read_fits(fits: Sequence[Fit], runs: Mapping[str, Run]) -> tuple[Measured, ...]:

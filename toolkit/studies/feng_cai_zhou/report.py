@@ -87,7 +87,7 @@ def _single(found: Sequence[Measured], published: Mapping[str, str]) -> Iterable
         if each.wanted:
             claim = "The label-specific noise sends over half of the clean test images to the wanted class."
             yield judge(claim, _wilson(each.wanted), threshold=50, published=published.get("wanted", ""))
-        if each.fit.squeeze == "jpeg=10" and each.fit.poison:
+        if each.fit.defence == "jpeg=10" and each.fit.poison:
             claim = "JPEG at quality 10 before training brings a victim back over 50 %."
             note = published.get("poisoned jpeg=10", "16 to 82 % on CIFAR-10 (Liu et al., 2023)")
             yield judge(claim, _wilson(each.clean), threshold=50, published=note)
@@ -122,7 +122,7 @@ def sections(
     return tuple(parts)
 
 
-_TABLES = ("main", "transfer", "budget", "poison", "flip", "squeeze", "patterns", "target")
+_TABLES = ("main", "transfer", "budget", "poison", "flip", "defence", "patterns", "target")
 
 
 def _main(found: Sequence[Measured], published: Mapping[str, str]) -> Iterable[Block]:
@@ -231,9 +231,11 @@ def _target(each: Measured) -> tuple[Block, ...]:
 
 def _against_it(by: Mapping[str, Sequence[Measured]], published: Mapping[str, str]) -> tuple[Block, ...]:
     blocks: list[Block] = []
-    if by["squeeze"]:
-        blocks.append("A filter on the training images before they are fitted to; the test images stay as they are.")
-        blocks.append(_pairs(by["squeeze"], published, lambda fit: fit.squeeze, first="Filter"))
+    if by["defence"]:
+        blocks.append(
+            "Filters work on the training images before they are fitted to; the test images stay as they are."
+        )
+        blocks.append(_pairs(by["defence"], published, lambda fit: fit.defence, first="Defence"))
     if by["patterns"]:
         each = by["patterns"][0]
         blocks.append(
