@@ -182,7 +182,7 @@ def _image_shape(summary: OnnxSummary, path: Path, layout: Layout) -> tuple[int,
 def _plan_settings(config: BuildConfig) -> PlanSettings:
     from export.to_tensorrt import PlanSettings
 
-    given = {
+    given: dict[str, Any] = {
         "batch": config.batch_range,
         "workspace_bytes": config.workspace_mib * _MIB if config.workspace_mib else None,
         "optimization_level": config.optimization_level,
