@@ -51,7 +51,7 @@ def test_every_preset_has_configurations_that_the_stages_accept() -> None:
 
 def test_the_document_has_twenty_one_networks_and_remedies_for_one() -> None:
     trainings = [job for job in plan("document").jobs if job.stage == "train"]
-    assert len(trainings) == 21 + 4
+    assert len(trainings) == 21 + 5
     assert len({job.name for job in trainings}) == len(trainings)
     assert {(job.config["seed"], job.config["data.split_seed"]) for job in trainings} == {(0, 0), (1, 1), (2, 2)}
 
@@ -96,7 +96,7 @@ def test_a_cell_counts_what_its_logits_say(tmp_path: Path) -> None:
     assert record["robust_among_correct"] == {"hits": 4, "total": 40}
     assert record["relative_difference"] == pytest.approx(90)
     assert record["drop_points"] == pytest.approx(36)
-    assert record["median_margin"] == pytest.approx(2)
+    assert record["margins"] == {"p10": 2, "p50": 2, "p90": 2}
     assert measured(tmp_path).cells["under", "fp32", "fast", "different"].attacked_accuracy.hits == 20
 
 

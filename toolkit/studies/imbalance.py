@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from toolkit.studies.base import Study
 from toolkit.studies.dataset import STORED, data_job
 from toolkit.studies.jobs import Job
 from toolkit.studies.possas_zhou.collect import Plan, collect
-from toolkit.studies.possas_zhou.measure import NETWORKS, measure_name
+from toolkit.studies.possas_zhou.measure import NETWORKS, measure_name, word
 from toolkit.types import Direction
 
 
@@ -143,6 +143,7 @@ class _Kind:
     job: str
     imbalance: str | None = None
     objective: str = "standard"
+    params: Mapping[str, Any] = field(default_factory=dict)
     many: bool = True
 
     @property
@@ -152,18 +153,19 @@ class _Kind:
 
 
 def _kinds(target: str, *, rare: int, ratio: float, remedies: bool) -> list[_Kind]:
-    under, tail = f"under:{target}={rare}", f"long-tailed:{ratio:g}"
+    under, tail, job = f"under:{target}={rare}", f"long-tailed:{ratio:g}", f"under-{word(target)}"
     kinds = [
         _Kind("balanced", "balanced"),
-        _Kind("under", f"under-{target}", under),
-        _Kind("over", f"over-{target}", f"over:{target}={rare}", many=False),
+        _Kind("under", job, under),
+        _Kind("over", f"over-{word(target)}", f"over:{target}={rare}", many=False),
     ]
     if not remedies:
         return kinds
     return [
         *kinds,
-        _Kind("under, class-balanced", f"under-{target}-class-balanced", under, "class-balanced"),
-        _Kind("under, logit-adjustment", f"under-{target}-logit-adjustment", under, "logit-adjustment"),
+        _Kind("under, class-balanced", f"{job}-class-balanced", under, "class-balanced"),
+        _Kind("under, logit-adjustment", f"{job}-logit-adjustment", under, "logit-adjustment"),
+        _Kind("under, cost-sensitive", f"{job}-cost-sensitive", under, "min-max", {"protect": target, "conv1": 0}),
         _Kind("long-tailed", "long-tailed", tail, many=False),
         _Kind("long-tailed, logit-adjustment", "long-tailed-logit-adjustment", tail, "logit-adjustment", many=False),
     ]
@@ -192,7 +194,8 @@ def _attacks(
 
 
 def _train(kind: _Kind, seed: int, settings: Mapping[str, Any]) -> Job:
-    own = {"data.imbalance": kind.imbalance, "data.split_seed": seed, "objective": kind.objective, "seed": seed}
+    own = {"data.imbalance": kind.imbalance, "data.split_seed": seed, "seed": seed}
+    own |= {"objective": kind.objective, "objective_params": kind.params}
     return Job(f"train-{kind.job}-{seed}", "train", {**settings, **own})
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from toolkit.evaluation.metrics import Rate, attack_success, confusion, drop_poi
 from toolkit.runs import Run
 from toolkit.studies.possas_zhou.measure import LOGITS
 from toolkit.types import Array, Labels, Logits
+
+#: (network, form, attack, adversary)
+Key: TypeAlias = tuple[str, str, str, str]
 
 
 @dataclass(frozen=True)
@@ -53,11 +56,10 @@ class Cell:
         """Accuracy under the attack."""
         return Rate.of(self.attacked == self.labels)
 
-    @property
-    def median_margin(self) -> float | None:
-        """Median margin of the images that are classified rightly without an attack; None where there are none."""
+    def margin(self, share: float) -> float | None:
+        """Return a percentile of the margins of the images that are rightly classified clean; None where there are none."""
         right = self.margins[self.clean == self.labels]
-        return float(np.median(right)) if len(right) else None
+        return float(np.percentile(right, share)) if len(right) else None
 
     def record(self) -> dict[str, Any]:
         """Return what `study.json` has of the cell."""
@@ -74,7 +76,7 @@ class Cell:
             "robust_among_correct": _counts(Rate(fooled.total - fooled.hits, fooled.total)),
             "relative_difference": relative_difference(self.clean_accuracy, self.attacked_accuracy),
             "drop_points": drop_points(self.clean_accuracy, self.attacked_accuracy),
-            "median_margin": self.median_margin,
+            "margins": {f"p{share}": self.margin(share) for share in (10, 50, 90)},
         }
 
 
@@ -93,7 +95,7 @@ class Measured:
     target: str
     label: int
     seed: int
-    cells: Mapping[tuple[str, str, str, str], Cell]
+    cells: Mapping[Key, Cell]
     confusions: Mapping[str, Array]
 
     @property

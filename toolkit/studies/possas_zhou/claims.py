@@ -106,7 +106,7 @@ def claims(pgd: Sequence[str]) -> tuple[Claim, ...]:
 
 def _remedies(network: str) -> tuple[Claim, ...]:
     found = []
-    for loss in ("class-balanced", "logit-adjustment"):
+    for loss in ("class-balanced", "logit-adjustment", "cost-sensitive"):
         remedied = f"{network}, {loss}"
         found += [
             Claim(f"{loss} raises the clean accuracy of the {network} network on the target class", lambda look, name=remedied: look.clean(name) - look.clean(network), networks=(network, remedied)),  # type: ignore[misc]

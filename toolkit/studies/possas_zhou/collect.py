@@ -15,7 +15,8 @@ from toolkit.studies.possas_zhou import published
 from toolkit.studies.possas_zhou.cells import Measured, read_measured
 from toolkit.studies.possas_zhou.claims import judge_claims
 from toolkit.studies.possas_zhou.measure import BALANCED, measure_name
-from toolkit.studies.possas_zhou.report import Training, sections
+from toolkit.studies.possas_zhou.report import sections
+from toolkit.studies.possas_zhou.tables import Training
 from toolkit.types import Labels
 
 
@@ -80,8 +81,7 @@ def _training(run: Run, labels: Labels, *, target: int, name: tuple[str, int, st
         network=name[2],
         of_target=int((used == target).sum()),
         images=len(used),
-        epochs=len(history["epochs"]),
-        kept=int(history["kept_epoch"]),
-        seconds=run.manifest.seconds if run.manifest else 0.0,
+        kept_epoch=int(history["kept_epoch"]),
         steps=len(history["epochs"]) * max(len(used) // int(run.config["batch_size"]), 1),
+        seconds=run.manifest.seconds if run.manifest else 0.0,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -27,7 +28,12 @@ NETWORKS = (BALANCED, "under", "over")  # those of the paper; others are remedie
 
 def measure_name(target: str, seed: int) -> str:
     """Name the job of a target class at a seed."""
-    return f"measure-{target}-{seed}"
+    return f"measure-{word(target)}-{seed}"
+
+
+def word(name: str) -> str:
+    """Make a class's name a part of a job's."""
+    return re.sub(r"[^A-Za-z0-9.-]", "_", name)
 
 
 @dataclass(frozen=True)
