@@ -194,7 +194,7 @@ def _attacks(
 
 
 def _train(kind: _Kind, seed: int, settings: Mapping[str, Any]) -> Job:
-    own = {"data.imbalance": kind.imbalance, "data.split_seed": seed, "seed": seed}
+    own: dict[str, Any] = {"data.imbalance": kind.imbalance, "data.split_seed": seed, "seed": seed}
     own |= {"objective": kind.objective, "objective_params": kind.params}
     return Job(f"train-{kind.job}-{seed}", "train", {**settings, **own})
 
