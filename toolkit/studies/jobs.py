@@ -14,7 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit.config import AttackConfig, EvalConfig, ExportConfig, PoisonConfig, Strict, TrainConfig, build_config
+from toolkit.config import (
+    AttackConfig,
+    EvalConfig,
+    ExportConfig,
+    PoisonConfig,
+    QuantizeConfig,
+    Strict,
+    TrainConfig,
+    build_config,
+)
 from toolkit.errors import ConfigError, StudyError, nearest
 from toolkit.progress import Advance, progress
 from toolkit.runs import MANIFEST, Run
@@ -30,6 +39,7 @@ _STAGES: Mapping[str, tuple[type[Strict], str]] = {
     "attack": (AttackConfig, "toolkit.attacks.craft:attack"),
     "poison": (PoisonConfig, "toolkit.poisoning.base:poison"),
     "export": (ExportConfig, "toolkit.deployment:export_model"),
+    "quantize": (QuantizeConfig, "toolkit.quantization:choose_build"),
     "eval": (EvalConfig, "toolkit.studies.jobs:evaluate_and_report"),
 }
 
@@ -40,7 +50,7 @@ class Job:
 
     Attributes:
         name: Of its folder, unique in the study; letters, digits, `.`, `-` and `_`.
-        stage: "train", "attack", "poison", "export" or "eval", or `module:function` of the study's own, called as
+        stage: "train", "attack", "poison", "export", "quantize" or "eval", or `module:function` of the study's own, called as
             `function(config, out)` with a mapping and a run folder, which is finished after it.
         config: What the stage takes; keys may be dotted (`data.name`) for the ordinary stages. `{NAME}` in a text stands
             for the folder of another job, which is then done first.
@@ -174,7 +184,7 @@ def start_run(job: Job, *, folder: Path) -> Run:
     config = job.checked_config()
     inputs = {name: job_folder(name, folder=folder) for name in job.needs}
     return Run.start(
-        job.stage if job.stage in _STAGES else "job",
+        _kind(job),
         job.name,
         config=_resolved(config, folder=folder),
         identity=config,
@@ -182,6 +192,12 @@ def start_run(job: Job, *, folder: Path) -> Run:
         seed=config.get("seed"),
         out=job_folder(job.name, folder=folder),
     )
+
+
+def _kind(job: Job) -> str:
+    if job.stage not in _STAGES:
+        return "job"
+    return "export" if job.stage == "quantize" else job.stage  # what it writes is used as an export run
 
 
 def job_folder(name: str, *, folder: Path) -> Path:
