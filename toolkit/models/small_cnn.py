@@ -18,9 +18,26 @@ def small_cnn(*, input_shape: tuple[int, int, int], num_classes: int) -> nn.Modu
         input_shape: (C, H, W), any C, H and W at least 16.
         num_classes: K.
     """
+    return _three_convolutions((32, 64, 128), input_shape, num_classes=num_classes)
+
+
+@register("small-cnn-half", min_size=16)
+def small_cnn_half(*, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    """`small-cnn` with half the channels, 16-32-64, for studies of many trainings.
+
+    Args:
+        input_shape: (C, H, W), any C, H and W at least 16.
+        num_classes: K.
+    """
+    return _three_convolutions((16, 32, 64), input_shape, num_classes=num_classes)
+
+
+def _three_convolutions(
+    widths: tuple[int, int, int], input_shape: tuple[int, int, int], *, num_classes: int
+) -> nn.Module:
     channels, height, width = input_shape
     layers: list[nn.Module] = []
-    for out_channels in (32, 64, 128):
+    for out_channels in widths:
         layers += [nn.Conv2d(channels, out_channels, 3, padding=1, bias=False), nn.BatchNorm2d(out_channels)]
         layers += [nn.ReLU(inplace=True), nn.MaxPool2d(2)]
         channels = out_channels
