@@ -25,7 +25,7 @@ def print_results(results: Results, *, file: IO[str] | None = None) -> None:
     if shown.worst:
         print_table(tables.worst_cases(shown), title="The worst attack of a budget, image by image", file=file)
     if shown.gaps:
-        print_table(tables.gaps(shown), title="What knowing more of an engine gains", file=file)
+        print("What knowing more of an engine gains", *map(wording.gap_line, shown.gaps), sep="\n", file=file)
     if shown.costs:
         print_table(tables.costs(shown), title=wording.costs(shown), file=file)
     if shown.gates:

@@ -126,6 +126,14 @@ def gap(record: GapRecord) -> str:
     return "is weaker: gradients may be masked" if record.second_threat == "white-box" else "is weaker"
 
 
+def gap_line(record: GapRecord) -> str:
+    """Write a gap on one line, for a terminal, where the names of the sets leave no room for a table."""
+    return (
+        f"  {record.engine}: {record.second!r} ({record.second_threat}) against {record.first!r} ({record.first_threat}) "
+        f"{numbers.points(100 * record.difference)} points ({between(record)}), p {numbers.p_value(record.p_value)}: {gap(record)}"
+    )
+
+
 def masking(results: Results) -> str:
     """Say in one line which signs of masked gradients are reported."""
     told = [record.name for record in results.masking if record.reported]
