@@ -87,7 +87,7 @@ def hardest(network: ReluNetwork, x: Vector, label: int) -> tuple[float, float]:
 
 def exact_answers(count: int, folder: Path) -> list[tuple[str, str]]:
     """Return what is said just inside and just outside of what mixed-integer programming proves."""
-    network = ReluNetwork.random(16, 8, 6, OUTPUTS, seed=3)
+    network = ReluNetwork.random(8, 8, OUTPUTS, seed=3)
     graph = open_graph(network.save(folder / "relu.onnx"), threads=1)
     said: list[tuple[str, str]] = []
     for x, label in centres(network, count, seed=4):
