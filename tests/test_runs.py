@@ -204,3 +204,11 @@ def test_a_run_is_known_by_its_identity_where_its_configuration_holds_paths(tmp_
             if not run.done:
                 run.finish()
     assert run.config == {"model": "/here"}
+
+
+def test_a_folder_whose_claim_was_killed_can_be_claimed_again(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "..identity.123.tmp").write_text("half")
+    with Run.start("train", "t", config={}, out=tmp_path / "run") as run:
+        run.finish()
+    assert run.outputs() == []

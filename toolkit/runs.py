@@ -28,7 +28,7 @@ from toolkit.errors import RunError
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
-_LOCK = ".lock"
+_LOCK, _IDENTITY = ".lock", ".identity"
 _MAX_MANIFEST_BYTES = 16 * 2**20
 
 
@@ -125,6 +125,11 @@ class Run:
     def done(self) -> bool:
         """Whether the manifest has been written."""
         return self.manifest is not None
+
+    @property
+    def kind(self) -> str:
+        """The stage that made the run, for instance "train"."""
+        return self.manifest.kind if self.manifest else str(self._draft["kind"])
 
     @property
     def config(self) -> dict[str, Any]:
@@ -244,7 +249,7 @@ class Run:
             discard: Files and folders of intermediate state, deleted once the manifest is written.
             apart: Folders that are no outputs: logs, and runs with manifests of their own.
         """
-        skip = {_LOCK, ".identity", MANIFEST, *discard, *apart}
+        skip = {_LOCK, _IDENTITY, MANIFEST, *discard, *apart}
         files = [path for path in sorted(self.path.rglob("*")) if path.is_file()]
         kept = [path for path in files if path.relative_to(self.path).parts[0] not in skip and ".tmp" not in path.name]
         manifest = Manifest(
@@ -302,7 +307,7 @@ class Run:
 
     def _identity(self) -> str:
         try:
-            return (self.path / ".identity").read_text(encoding="utf-8").strip()
+            return (self.path / _IDENTITY).read_text(encoding="utf-8").strip()
         except OSError:
             return ""
 
@@ -333,15 +338,17 @@ class Run:
             raise RunError(
                 f"{self.path} holds another unfinished run; choose another --out or add --fresh to replace it"
             )
-        strangers = [path.name for path in self.path.iterdir() if path.name != _LOCK]
+        # A process that is killed while it claims the folder leaves what `atomic` was writing.
+        ours = (_LOCK, f".{_IDENTITY}.")
+        strangers = [path.name for path in self.path.iterdir() if not path.name.startswith(ours)]
         if not other and strangers:
             raise RunError(
                 f"{self.path} is not empty and not a run folder (it holds {strangers[0]!r}); choose another --out"
             )
-        write_text(self.path / ".identity", digest + "\n")
+        write_text(self.path / _IDENTITY, digest + "\n")
 
     def _empty(self) -> None:
-        if not (self.path / ".identity").exists():
+        if not (self.path / _IDENTITY).exists():
             return  # not ours: `_claim` will refuse it
         for path in self.path.iterdir():
             if path.is_dir() and not path.is_symlink():
