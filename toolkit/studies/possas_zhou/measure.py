@@ -114,14 +114,17 @@ def _craft(model: Classifier, data: LabelledImages, about: Mapping[str, Any], co
 
     from toolkit.attacks.base import Draws, find_attack
     from toolkit.attacks.choice import choose_attack
+    from toolkit.attacks.source import fast_source
 
     chosen = choose_attack(find_attack(about["attack"]), eps=about["eps"], params=about["params"])
+    few = torch.from_numpy(data.images[:8]).to(config["device"])
+    follow = fast_source(model, few, mode="fast")
     made = []
     for start in range(0, len(data), config["batch_size"]):
         batch = data.take(np.arange(start, min(start + config["batch_size"], len(data))))
         x = torch.from_numpy(batch.images).to(config["device"])
         y = torch.from_numpy(batch.labels).to(config["device"])
         draws = Draws(seed=config["seed"], index=batch.index)
-        made.append(chosen.run(model, x, y, draws=draws).cpu().numpy())
+        made.append(chosen.run(follow, x, y, draws=draws).cpu().numpy())
     images: Images = np.concatenate(made)
     return images
