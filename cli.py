@@ -52,6 +52,7 @@ from toolkit.stages import (
     falsify_run,
     import_run,
     interruptible,
+    merged_run,
     poison_run,
     quantize_run,
     train_run,
@@ -283,6 +284,18 @@ def report(run: Path) -> None:
     write_reports(folder)
     folder.amend(("report.html", "report.md", "junit.xml"))
     click.echo(str(folder.path / "report.html"))
+
+
+@cli.command(
+    params=[click.Argument(["shards"], nargs=-1, required=True, type=click.Path(path_type=Path)), *RUN_OPTIONS]
+)
+def merge(shards: tuple[Path, ...], **values: Any) -> None:
+    """Join the runs of `attack --shard I/N`, or of `eval --shard I/N`, into the run of the whole."""
+    out = merged_run(shards, values)
+    if out.kind == "eval":
+        finish_eval(out, values)
+    else:
+        emit(out, values)
 
 
 @cli.command()

@@ -185,6 +185,7 @@ class AttackConfig(Strict):
         "fast", description="exact: the model as it is; fast: batch norms folded; bf16: under autocast; compiled"
     )
     limit: int | None = Field(None, ge=1, description="attack at most so many images, stratified")
+    shard: str | None = Field(None, description="I/N: only every N-th image from the I-th on; `merge` joins the runs")
     ensemble_builds: tuple[str, ...] | None = Field(
         None, description="further builds (ONNX files or train runs) whose losses are averaged with the source model's"
     )
@@ -323,6 +324,7 @@ class EvalConfig(Strict):
     threads: int | None = Field(None, ge=1, description="engine threads (default: all cores)")
     device: str = Field("cpu", description="cpu or cuda")
     throughput: bool = Field(True, description="measure images/s too")
+    shard: str | None = Field(None, description="I/N: only every N-th image from the I-th on; `merge` joins the runs")
     invariance: int = Field(16, ge=0, description="images tried in several batch sizes and slots; 0 tries none")
     fail_under: tuple[str, ...] = Field((), description="[ENGINE:]METRIC[@CLASS]=VALUE, at least")
     max_drop: tuple[str, ...] = Field((), description="ENGINE:METRIC[@CLASS]=VALUE, at most under the reference")

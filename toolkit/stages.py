@@ -216,6 +216,24 @@ def quantize_run(config: QuantizeConfig, values: Mapping[str, Any]) -> Run:
     return run_stage(config, choose_build, kind="export", name=name, inputs=inputs, values=values)
 
 
+def merged_run(paths: Sequence[Path], values: Mapping[str, Any]) -> Run:
+    """Join the shards of an attack or an evaluation."""
+    from toolkit.evaluation.merge import merge, open_shards, whole_config
+    from toolkit.reports.write import write_reports
+
+    runs, shards = open_shards(paths)
+    place = {"out": values.get("out"), "fresh": values.get("fresh", False)}
+    inputs = {f"shard {shard}": run.path for run, shard in zip(runs, shards, strict=True)}
+    config, seed = whole_config(runs[0]), runs[0].config.get("seed")
+    with Run.start(runs[0].kind, "merged", config=config, inputs=inputs, seed=seed, **place) as out:
+        if not out.done:
+            merge(runs, shards, out)
+        if not out.done:
+            write_reports(out)
+            out.finish()
+    return out
+
+
 def exported(values: dict[str, Any], *, pack_only: bool) -> Run:
     """Export a checkpoint, or turn a graph into another form; an export run that is only to be packed is left as it is."""
     built, export_only = given_options(BuildConfig, values), given_options(ExportConfig, values)

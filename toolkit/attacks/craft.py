@@ -23,7 +23,8 @@ from toolkit.attacks.source import fast_source
 from toolkit.attacks.twin import Network, Origin, check_twin, chosen_data, open_queried, open_source
 from toolkit.config import AttackConfig, DataConfig, format_eps
 from toolkit.data.arrays import to_storage
-from toolkit.data.base import AdversarialSet, LabelledImages, load_splits, save_adversarial_set
+from toolkit.data.base import AdversarialSet, LabelledImages, load_part, save_adversarial_set
+from toolkit.data.shard import parse_shard
 from toolkit.errors import ConfigError, DataError
 from toolkit.evaluation.findings import finding_sentences
 from toolkit.runs import Run
@@ -222,7 +223,9 @@ def _probe(source: Source, origins: Sequence[Origin], data: LabelledImages, conf
 
 
 def _clean_images(config: AttackConfig, chosen: DataConfig) -> LabelledImages:
-    data = load_splits(chosen).part(config.split).head(config.limit, seed=config.seed)
+    data = load_part(chosen, config.split).head(config.limit, seed=config.seed)
+    if config.shard:
+        data = data.take(parse_shard(config.shard).rows(len(data)))
     if not len(data):
         raise DataError(f"the {config.split} split of {chosen.name} is empty; choose another --split or --data")
     return data

@@ -14,6 +14,7 @@ from toolkit import __version__
 from toolkit.config import EvalConfig
 from toolkit.data.arrays import write_npz
 from toolkit.data.base import LabelledImages
+from toolkit.data.shard import parse_shard
 from toolkit.engines.base import Engine, ShowsKernels, predict_all
 from toolkit.engines.specs import EngineSpec, read_specs
 from toolkit.environment import describe_environment
@@ -63,6 +64,9 @@ def evaluate(config: EvalConfig, out: Run) -> Results:
         for name, engine in engines.items():
             _check_fit(name, engine, inputs.clean)
         sets = inputs.records()
+        if config.shard:  # the hashes stay those of the whole sets, so that shards can be held to each other
+            inputs = inputs.take(parse_shard(config.shard).rows(len(inputs.clean)))
+            sets = tuple(set_.model_copy(update={"count": len(inputs.clean)}) for set_ in sets)
         gates = _bind(gates, engines, reference, sets, inputs.clean.classes)
         logits = _run_all(engines, inputs, sets, config=config, folder=out.path)
         timings = _timings(engines, inputs.clean, config)
@@ -77,6 +81,8 @@ def evaluate(config: EvalConfig, out: Run) -> Results:
         )
     write_json(out.path / "throughput.json", {name: vars(timing) for name, timing in timings.items()})
     about = _describe(inputs.clean, reference=reference, engines=records, sets=sets, costs=costs)
+    if config.shard:
+        about = about.model_copy(update={"data": {**about.data, "shard": config.shard}})
     predicted = _predictions(logits, inputs)
     results = complete(about, logits, predicted, gates)
     write_npz(out.path / "samples.npz", sample_arrays(results, predicted, inputs, shown=config.gallery))
@@ -132,7 +138,7 @@ def _run_all(
     with progress("evaluate", len(engines) * len(sets) * len(inputs.clean)) as advance:
         for (name, engine), set_ in product(engines.items(), sets):
             file = logits_name(name, set_.name)
-            key = logits_key(engine.info, images=set_.sha256, batch_size=config.batch_size)
+            key = logits_key(engine.info, images=f"{set_.sha256}{config.shard or ''}", batch_size=config.batch_size)
             logits = load_saved_logits(folder, file, key=key)
             if logits is None:
                 step = partial(advance, note=f"{name} on {set_.name}")

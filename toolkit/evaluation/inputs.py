@@ -36,6 +36,11 @@ class EvalInputs:
         """Describe the clean set and the adversarial ones."""
         return (_clean_record(self.clean), *(_set_record(set_) for set_ in self.sets))
 
+    def take(self, rows: Array) -> EvalInputs:
+        """Return these rows of the clean set and of every adversarial one."""
+        clean = self.clean.take(rows)
+        return EvalInputs(clean, tuple(_take(set_, clean, rows) for set_ in self.sets))
+
     def source_predictions(self) -> dict[str, tuple[Labels, Labels]]:
         """Return the source model's predictions on clean and attacked images, for the sets that carry its logits."""
         return {
@@ -114,6 +119,13 @@ def hash_each(images: Images) -> Array:
     """Return (N,) uint64: the first 8 bytes, little-endian, of the SHA-256 of each image's float32 bytes."""
     digests = b"".join(hashlib.sha256(np.ascontiguousarray(image).data).digest()[:8] for image in images)
     return np.frombuffer(digests, "<u8").astype(np.uint64)
+
+
+def _take(set_: AdversarialSet, clean: LabelledImages, rows: Array) -> AdversarialSet:
+    attacked, unattacked = (
+        None if logits is None else logits[rows] for logits in (set_.source_logits, set_.source_clean_logits)
+    )
+    return replace(set_, images=set_.images[rows], clean=clean, source_logits=attacked, source_clean_logits=unattacked)
 
 
 def _clean_record(clean: LabelledImages) -> SetRecord:

@@ -18,7 +18,7 @@ from toolkit.evaluation.results import Results
 from toolkit.evaluation.sanity import check_engine, check_logits, check_results
 from toolkit.evaluation.scoring import Predictions, pair_up, score
 from toolkit.runs import Run
-from toolkit.types import Logits
+from toolkit.types import Array, Logits
 
 AllLogits = Mapping[tuple[str, str], Logits]
 
@@ -60,6 +60,11 @@ def recompute(run: Run) -> Results:
         for engine in about.engines
         for set_ in about.sets
     }
+    return recompute_from(about, logits, samples)
+
+
+def recompute_from(about: Results, logits: AllLogits, samples: Mapping[str, Array]) -> Results:
+    """Compute results from logits and the arrays of `samples.npz`; of `about` only what describes the run is used."""
     source = {
         set_.name: (samples[f"source_clean/{set_.name}"], samples[f"source/{set_.name}"])
         for set_ in about.sets
