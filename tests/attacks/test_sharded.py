@@ -28,6 +28,7 @@ def crafted(model: Path, out: Path, *more: str) -> Path:
         "--pixels",
         "uint8",
         "--random-start",
+        "true",
     ]
     line = ["attack", "pgd-linf", "--model", str(model), *options, "--out", str(out), *more]
     done = CliRunner().invoke(cli, line, catch_exceptions=False)
