@@ -40,11 +40,16 @@ def bench_attacks(config: BenchAttacksConfig, out: Run) -> BenchReport:
     origin = open_source(Path(config.model), device=config.device)
     data = load_splits(chosen_data(origin, config.data)).test.head(config.limit, seed=config.seed)
     probe = torch.from_numpy(data.images[:8]).to(config.device)
-    forms = {mode: fast_source(origin.model, probe, mode=mode) for mode in config.gradients}
+    forms: dict[str, LogitsFn] = {mode: fast_source(origin.model, probe, mode=mode) for mode in config.gradients}
     sides = _sides(config, forms)
     work = _Work(origin.model, data, config)
     cases = _time(sides, work, rounds=config.rounds)
-    settings = {"model": origin.name, "images": len(data), "eps": config.eps, "threads": torch.get_num_threads()}
+    settings: dict[str, int | float | str] = {
+        "model": origin.name,
+        "images": len(data),
+        "eps": config.eps,
+        "threads": torch.get_num_threads(),
+    }
     settings |= {"batch_size": config.batch_size, "device": config.device, "rounds": config.rounds}
     report = bench_report("attacks", settings=settings, cases=cases)
     write_text(out.path / "bench.json", report.model_dump_json(indent=1) + "\n")
@@ -72,7 +77,7 @@ class _Work:
     @torch.no_grad()
     def misclassified(self, x_adv: Tensor) -> float:
         """Return the share of adversaries that the model itself gets wrong; on a GPU this also waits for the work."""
-        pieces = [self._model(part).argmax(1) for part in x_adv.split(self._config.batch_size)]
+        pieces = [self._model(part).argmax(1) for part in torch.split(x_adv, self._config.batch_size)]
         return float((torch.cat(pieces) != self.y).float().mean())
 
 

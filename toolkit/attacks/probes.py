@@ -18,7 +18,8 @@ from toolkit.attacks.choice import Attack, choose_attack
 from toolkit.attacks.gradients import Builds
 from toolkit.attacks.losses import soften
 from toolkit.attacks.shards import Source
-from toolkit.data.base import LabelledImages, stratified_sample
+from toolkit.data.base import LabelledImages
+from toolkit.data.sampling import stratified_sample
 from toolkit.types import Array, Images
 
 if TYPE_CHECKING:

@@ -130,9 +130,7 @@ def _is_integer(operator: str) -> bool:
     return operator.startswith(("QLinear", "QGemm", "ConvInteger", "MatMulInteger", "DynamicQuantizeMatMul"))
 
 
-def open_session(
-    path: Path, *, provider: str, device: str, options: EngineOptions, profile: Path | None = None
-) -> Any:
+def open_session(path: Path, *, provider: str, device: str, options: EngineOptions, profile: Path | None = None) -> Any:
     runtime = require("onnxruntime", extra="cpu" if provider == CPU else "gpu", purpose=f"open {path}")
     offered = runtime.get_available_providers()
     if provider not in offered:
