@@ -118,7 +118,7 @@ class Journal:
                 advance()
                 if (step + 1) % _SAVED_EVERY == 0 or step + 1 == total:
                     arrays = {name: value.cpu().numpy() for name, value in state.items()}
-                    write_npz(self._path, {"done": np.int64(step + 1), **arrays})
+                    write_npz(self._path, {"done": np.asarray(step + 1), **arrays})
 
 
 def _restore(path: Path, state: Mapping[str, Tensor]) -> int:

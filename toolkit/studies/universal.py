@@ -135,20 +135,17 @@ def _perturbations(eps: float, taus: tuple[float, ...], steps: int, *, suffix: s
         "plain": {**fitted("universal"), "scales": scales},
         "margin": fitted("universal-balanced", tau=0.0),
         **{f"balanced {tau:g}": fitted("universal-balanced", tau=tau) for tau in taus},
-        "adjusted": {**fitted("universal-balanced", strength="ce", tau=1.0)},
+        "adjusted": fitted("universal-balanced", strength="ce", tau=1.0),
         "penalised": fitted("universal-balanced", strength="ce", tau=0.0, lam=2.0),
         "class": fitted("universal", per="class"),
-        "deepfool": {
-            **fitted("universal", method="deepfool"),
-            "params": {"method": "deepfool", "steps": max(steps // 4, 1)},
-        },
+        "deepfool": fitted("universal", method="deepfool", steps=max(steps // 4, 1)),
     }
     return {f"{name}{suffix}": about for name, about in found.items()}
 
 
 def _judges(eps: float, tau: float, steps: int, pgd_steps: int) -> dict[str, dict[str, Any]]:
     """Return the attacks that judge a training, each made anew for each network."""
-    fits = {
+    fits: dict[str, tuple[str, dict[str, Any]]] = {
         "fresh plain": ("universal", {}),
         "fresh margin": ("universal-balanced", {"tau": 0.0}),
         "fresh balanced": ("universal-balanced", {"tau": tau}),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from statistics import mean, stdev
 from typing import TYPE_CHECKING
 
 from toolkit.config import format_eps
-from toolkit.reports.document import Section
+from toolkit.reports.document import Block, Section
 from toolkit.reports.figures.tradeoff import Place, tradeoff
 from toolkit.reports.tables import Cell, Column, Table
 from toolkit.studies.ma_cao.claims import FRESH, worst_universal
@@ -75,7 +76,7 @@ def _strength(plan: Plan, measured: Measured, suffix: str) -> Table:
     return Table((Column("Perturbation", numeric=False), *map(Column, titles)), tuple(rows))
 
 
-def _figure(plan: Plan, measured: Measured, suffix: str) -> Iterator[str | object]:
+def _figure(plan: Plan, measured: Measured, suffix: str) -> Iterator[Block]:
     scales = sorted({point.scale for point in measured.scaled(f"plain{suffix}", seed=plan.seeds[0])})
     every = [point for seed in plan.seeds for point in measured.scaled(f"plain{suffix}", seed=seed)]
     smaller = [(f"{scale:g}", [p for p in every if p.scale == scale]) for scale in scales]
@@ -123,7 +124,7 @@ def _place(points: Sequence[Point]) -> tuple[float, float]:
 
 def _deviation(point: Point) -> float:
     centre = mean(point.class_errors)
-    return 100 * mean((error - centre) ** 2 for error in point.class_errors) ** 0.5
+    return 100 * math.sqrt(mean((error - centre) ** 2 for error in point.class_errors))
 
 
 def _over(points: Sequence[Point], value: str) -> Cell:
