@@ -141,7 +141,7 @@ class PoisonConfig(Strict):
     victim: str = Field("confuse-cnn", description="network in the loop: a name that `list models` shows")
     victim_lr: Number = Field(0.01, gt=0, description="learning rate of its plain SGD")
     victim_epochs: int = Field(1, ge=1, description="passes of each victim over the training images")
-    trials: int = Field(15, ge=1, description="fresh victims that the generator learns from, one after the other")
+    trials: int = Field(20, ge=1, description="fresh victims that the generator learns from, one after the other")
     batch_size: int = Field(64, ge=1, description="images a step")
     amp: bool = Field(False, description="autocast to bfloat16")
     device: str = Field("cpu", description="cpu or cuda")

@@ -40,7 +40,7 @@ def confuse(
     data: str = "mnist",
     limit: int | None = 10000,
     eps: float = 0.3,
-    trials: int = 15,
+    trials: int = 20,
     generator: str = "encoder-decoder",
     generator_width: int | None = None,
     generator_lr: float = 1e-3,
