@@ -131,8 +131,9 @@ def _document(entry: Entry, params: Mapping[str, Any], found: Findings) -> Docum
 
 _LEGEND = (
     "A claim is an effect above its threshold. Held: the whole 95 % interval lies above; not held: it lies below; undecided: it does "
-    "neither, or there is no interval. The interval is Student's t on one value a seed, where nothing else is said. Single cases "
-    "counts those above the threshold."
+    "neither, or there is no interval. The interval is Student's t on one value a seed, where nothing else is said; within "
+    "one seed it is over the images of a single training, and says nothing about other trainings. Single cases counts those above "
+    "the threshold."
 )
 
 
@@ -145,7 +146,7 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
             Cell(verdict.outcome, tone=_TONES[verdict.outcome]),
             Cell(verdict.claim),
             Cell(_amount(verdict.effect)),
-            Cell(_interval(verdict.effect), "" if verdict.effect.method == OVER_SEEDS else verdict.effect.method),
+            Cell(_interval(verdict.effect), _method(verdict.effect)),
             Cell(verdict.note),
             Cell(verdict.published),
         )
@@ -167,6 +168,11 @@ def command_line(entry: Entry, params: Mapping[str, Any]) -> str:
 
 def _amount(effect: Effect) -> str:
     return f"{numbers.points(effect.value)} {effect.unit}" if effect.value is not None else numbers.UNDEFINED
+
+
+def _method(effect: Effect) -> str:
+    """Say in a few words where an interval comes from, where it is not from the seeds."""
+    return "" if effect.method == OVER_SEEDS else effect.method.partition(":")[0]
 
 
 def _interval(effect: Effect) -> str:

@@ -42,7 +42,8 @@ _PGD = (
 )
 _FORMS = (
     "The same adversaries of the fast attack, made with the checkpoint's gradient, on the graphs that are deployed (ONNX Runtime). Points "
-    "are the accuracy of the graph minus that of the checkpoint on the same images."
+    "are the accuracy of the graph minus that of the checkpoint on the same images. An INT8 graph begins by rounding its images to 8 bits: "
+    "where the budget is no whole number of grey levels (0.01 is 2.55 of them), what it sees is a larger attack (3 levels)."
 )
 
 
