@@ -8,7 +8,7 @@ from statistics import mean, stdev
 from typing import Literal
 
 from toolkit.config import Strict
-from toolkit.errors import ConfigError
+from toolkit.optional import require
 
 Outcome = Literal["held", "not held", "undecided"]
 OVER_SEEDS = "Student's t over seeds"
@@ -51,7 +51,8 @@ def over_seeds(values: Sequence[float], *, unit: str = "points") -> Effect:
             value=centre, low=None, high=None, values=tuple(values), unit=unit, method="one seed, no interval"
         )
     centre = mean(values)
-    half = student_quantile(len(values) - 1) * stdev(values) / math.sqrt(len(values))
+    stats = require("scipy.stats", extra="data", purpose="give intervals over seeds")
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
     return Effect(
         value=centre, low=centre - half, high=centre + half, values=tuple(values), unit=unit, method=OVER_SEEDS
     )
@@ -78,29 +79,3 @@ def judge(claim: str, effect: Effect, *, threshold: float = 0.0, published: str 
     elif effect.high is not None and effect.high < threshold:
         outcome = "not held"
     return Verdict(claim=claim, outcome=outcome, effect=effect, threshold=threshold, published=published, note=note)
-
-
-def student_quantile(freedom: int) -> float:
-    """Return the 97.5 % point of Student's t distribution, by bisection of its closed form for whole degrees of freedom.
-
-    Raises:
-        ConfigError: When there is no degree of freedom.
-    """
-    if freedom < 1:
-        raise ConfigError(f"{freedom} degrees of freedom; expected 1 or more")
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _share_within(middle, freedom) < 0.95 else (low, middle)
-    return math.sqrt(freedom) * math.tan(low)
-
-
-def _share_within(angle: float, freedom: int) -> float:
-    """Return P(|T| <= sqrt(freedom) * tan(angle)) (Abramowitz & Stegun, 1964, 26.7.3 and 26.7.4)."""
-    sine, cosine = math.sin(angle), math.cos(angle)
-    odd = freedom % 2
-    term, total = (cosine if odd else 1.0), 0.0
-    for k in range(1 + odd, freedom, 2):
-        total += term
-        term *= cosine**2 * k / (k + 1)
-    return 2 / math.pi * (angle + sine * total) if odd else sine * total
