@@ -33,7 +33,7 @@ from toolkit.attacks.source import fast_source
 from toolkit.config import DataConfig, parse_number
 from toolkit.data.base import load_splits
 from toolkit.environment import package_version
-from toolkit.evaluation.bench import BenchCase, bench_report, compare_sides, take_turns
+from toolkit.evaluation.bench import BenchCase, bench_report, compare_sides, take_turns, take_turns_twice
 from toolkit.evaluation.metrics import mcnemar
 from toolkit.models.base import load_classifier
 from toolkit.runs import Run, write_text
@@ -174,26 +174,12 @@ def compare(group: str, setting: Setting, rounds: int, sides: Mapping[str, Calla
     for measured in quality.values():
         measured["within_half_a_point_of_the_best"] = float(measured["success"] >= best - 0.005)
     items = dict.fromkeys(crafters, len(setting.x))
+    attacked = {name: partial(in_batches, setting, craft) for name, craft in crafters.items()}
+    timed = take_turns_twice(attacked, lambda _, x_adv: evaluate(setting, x_adv), rounds=rounds, warm_up=0)
     cases = []
-    for title, samples in zip((group, f"{group}, end to end"), time_in_turns(setting, crafters, rounds), strict=True):
+    for title, samples in zip((group, f"{group}, end to end"), timed, strict=True):
         cases += compare_sides(title, samples, items=items, quality=quality, baseline=fastest_peer(samples))
     return cases
-
-
-def time_in_turns(
-    setting: Setting, crafters: Mapping[str, Crafter], rounds: int
-) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Return the seconds of crafting, and of crafting and evaluating, of every side in every round."""
-    crafting: dict[str, list[float]] = {name: [] for name in crafters}
-    both: dict[str, list[float]] = {name: [] for name in crafters}
-    for _ in range(rounds):
-        for name, craft in crafters.items():
-            began = time.perf_counter()
-            x_adv = in_batches(setting, craft)
-            crafting[name].append(time.perf_counter() - began)
-            evaluate(setting, x_adv)
-            both[name].append(time.perf_counter() - began)
-    return crafting, both
 
 
 def check(setting: Setting, x_adv: Tensor) -> dict[str, float]:

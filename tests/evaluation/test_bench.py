@@ -4,7 +4,7 @@ from itertools import count
 
 import pytest
 
-from toolkit.evaluation.bench import BenchReport, bench_report, compare_sides, take_turns
+from toolkit.evaluation.bench import BenchReport, bench_report, compare_sides, take_turns, take_turns_twice
 
 
 def test_sides_take_turns_and_the_warm_up_is_not_kept() -> None:
@@ -37,3 +37,24 @@ def test_a_report_survives_its_own_json() -> None:
     report = bench_report("attacks", settings={"eps": 0.1}, cases=cases)
     assert BenchReport.model_validate_json(report.model_dump_json()) == report
     assert report.cases[0].ratio is None
+
+
+def test_what_follows_a_side_counts_in_the_second_sample_only() -> None:
+    now = 0.0
+    seen: list[tuple[str, int]] = []
+
+    def work(seconds: float, made: int) -> int:
+        nonlocal now
+        now += seconds
+        return made
+
+    def then(name: str, made: int) -> None:
+        nonlocal now
+        now += 10.0
+        seen.append((name, made))
+
+    sides = {"a": lambda: work(1.0, 7), "b": lambda: work(2.0, 8)}
+    alone, both = take_turns_twice(sides, then, rounds=2, clock=lambda: now)
+    assert alone == {"a": [1.0, 1.0], "b": [2.0, 2.0]}
+    assert both == {"a": [11.0, 11.0], "b": [12.0, 12.0]}
+    assert seen == [("a", 7), ("b", 8)] * 3  # a warm-up and two rounds

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from functools import partial
 from itertools import product
@@ -18,7 +17,7 @@ from toolkit.attacks.source import fast_source
 from toolkit.attacks.twin import chosen_data, open_source
 from toolkit.config import BenchAttacksConfig
 from toolkit.data.base import LabelledImages, load_splits
-from toolkit.evaluation.bench import BenchCase, BenchReport, bench_report, compare_sides
+from toolkit.evaluation.bench import BenchCase, BenchReport, bench_report, compare_sides, take_turns_twice
 from toolkit.progress import progress
 from toolkit.runs import Run, write_text
 
@@ -72,11 +71,13 @@ class _Work:
         found = [
             attack.run(form, self.x[part], self.y[part], draws=draw) for part, draw in zip(parts, draws, strict=True)
         ]
+        if found[0].is_cuda:
+            torch.cuda.synchronize()
         return torch.cat(found)
 
     @torch.no_grad()
     def misclassified(self, x_adv: Tensor) -> float:
-        """Return the share of adversaries that the model itself gets wrong; on a GPU this also waits for the work."""
+        """Return the share of adversaries that the model itself gets wrong."""
         pieces = [self._model(part).argmax(1) for part in torch.split(x_adv, self._config.batch_size)]
         return float((torch.cat(pieces) != self.y).float().mean())
 
@@ -95,22 +96,15 @@ def _sides(config: BenchAttacksConfig, forms: Mapping[str, LogitsFn]) -> dict[st
 
 
 def _time(sides: Mapping[str, tuple[Attack, LogitsFn]], work: _Work, *, rounds: int) -> list[BenchCase]:
-    crafting: dict[str, list[float]] = {name: [] for name in sides}
-    both: dict[str, list[float]] = {name: [] for name in sides}
     quality = {}
+    crafters = {name: partial(work.craft, *side) for name, side in sides.items()}
     with progress("bench attacks", (rounds + 1) * len(sides)) as advance:
-        for turn in range(rounds + 1):  # the first one warms up and gives the quality
-            for name, (attack, form) in sides.items():
-                began = time.perf_counter()
-                x_adv = work.craft(attack, form)
-                if x_adv.is_cuda:
-                    torch.cuda.synchronize()
-                crafted = time.perf_counter()
-                quality[name] = {"misclassified": work.misclassified(x_adv)}
-                if turn:
-                    crafting[name].append(crafted - began)
-                    both[name].append(time.perf_counter() - began)
-                advance(note=name)
+
+        def judge(name: str, x_adv: Tensor) -> None:
+            quality[name] = {"misclassified": work.misclassified(x_adv)}
+            advance(note=name)
+
+        crafting, both = take_turns_twice(crafters, judge, rounds=rounds)
     compare = partial(
         compare_sides, items=dict.fromkeys(sides, len(work.x)), quality=quality, baseline=next(iter(sides))
     )

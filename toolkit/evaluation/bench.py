@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from toolkit.config import Strict
 from toolkit.environment import describe_environment
 
 BENCH_SCHEMA_VERSION = 1
+T = TypeVar("T")
 
 
 class BenchCase(Strict):
@@ -66,6 +68,40 @@ def take_turns(
             if turn >= warm_up:
                 samples[name].append(clock() - began)
     return samples
+
+
+def take_turns_twice(
+    sides: Mapping[str, Callable[[], T]],
+    then: Callable[[str, T], object],
+    *,
+    rounds: int,
+    warm_up: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Time every side once a round, alone and together with what follows it.
+
+    Args:
+        sides: Name to what is timed.
+        then: Takes the side's name and what it gave.
+        rounds: Samples of each.
+        warm_up: Rounds before them that are not kept.
+        clock: Seconds from any origin.
+
+    Returns:
+        The seconds of the sides alone, and with what follows.
+    """
+    alone: dict[str, list[float]] = {name: [] for name in sides}
+    both: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(warm_up + rounds):
+        for name, run in sides.items():
+            began = clock()
+            made = run()
+            middle = clock()
+            then(name, made)
+            if turn >= warm_up:
+                alone[name].append(middle - began)
+                both[name].append(clock() - began)
+    return alone, both
 
 
 def compare_sides(
