@@ -7,7 +7,6 @@ left in float. What has been tried stands in `tries/` and is not tried again.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from toolkit.evaluation.metrics import accuracy, predictions
 from toolkit.evaluation.results import RateRecord
 from toolkit.evaluation.scoring import rate_record
 from toolkit.progress import progress
-from toolkit.runs import Run, write_text
+from toolkit.runs import Run, atomic, write_text
 from toolkit.types import Images, Labels
 
 SCHEMA_VERSION = 1
@@ -150,9 +149,7 @@ class _Bench:
     def _build(self, candidate: _Candidate, path: Path) -> None:
         from export.int8 import quantize_int8
 
-        path.parent.mkdir(exist_ok=True)
-        temporary = path.with_suffix(".part")
-        with as_model_error():
+        with atomic(path) as temporary, as_model_error():
             quantize_int8(
                 self._folder / FP32,
                 temporary,
@@ -161,7 +158,6 @@ class _Bench:
                 method=candidate.method,  # type: ignore[arg-type]
                 keep_float=candidate.keep_float,
             )
-        os.replace(temporary, path)
 
     def _classes(self, path: Path, images: Images) -> Labels:
         with open_engine(path, backend="onnxruntime") as engine:
@@ -184,7 +180,8 @@ def choose_build(config: QuantizeConfig, out: Run) -> SearchReport:
     judge = load_adversarial_set(Run.open(config.adversaries, kind="attack"))
     check_part(judge, splits.validation, what="--adversaries")
     if not (out.path / FP32).exists():
-        write_fp32(source.file(CHECKPOINT), out.path / FP32, ExportConfig(model=config.model, exporter=config.exporter))
+        with atomic(out.path / FP32) as temporary:
+            write_fp32(source.file(CHECKPOINT), temporary, ExportConfig(model=config.model, exporter=config.exporter))
     bench = _Bench(config, out.path, splits, judge)
     with progress("search", config.budget) as advance:
         tried: dict[_Candidate, CandidateRecord] = {}
