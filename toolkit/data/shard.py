@@ -56,13 +56,15 @@ def check_complete(texts: Sequence[str]) -> list[Shard]:
     shards = [parse_shard(text) for text in texts]
     count = shards[0].count
     if any(shard.count != count for shard in shards):
-        raise DataError(f"shards of different divisions: {', '.join(map(str, shards))}; expected all of one N")
+        raise DataError(
+            f"shards of different divisions: {', '.join(map(str, shards))}; expected all of one N; repeat the others with it"
+        )
     numbers = [shard.number for shard in shards]
     twice = sorted({number for number in numbers if numbers.count(number) > 1})
     missing = sorted(set(range(1, count + 1)) - set(numbers))
     if twice or missing:
         wrong = [f"{number}/{count} comes twice" for number in twice] + [f"{n}/{count} is missing" for n in missing]
-        raise DataError(f"the shards do not make a whole: {', '.join(wrong[:5])}")
+        raise DataError(f"the shards do not make a whole: {', '.join(wrong[:5])}; give each of them once")
     return shards
 
 
@@ -72,6 +74,8 @@ def interleave(parts: Sequence[Array], shards: Sequence[Shard]) -> Array:
     for part, shard in zip(parts, shards, strict=True):
         rows = shard.rows(len(whole))
         if len(rows) != len(part):
-            raise DataError(f"shard {shard} has {len(part)} images; expected {len(rows)} of {len(whole)}")
+            raise DataError(
+                f"shard {shard} has {len(part)} images; expected {len(rows)} of {len(whole)}; make that shard again"
+            )
         whole[rows] = part
     return whole

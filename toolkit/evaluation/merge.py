@@ -162,4 +162,6 @@ def _identity(engine: EngineRecord) -> Mapping[str, Any]:
 
 def _check_distinct(index: Array) -> None:
     if len(np.unique(index)) != len(index):
-        raise DataError("the shards overlap: an image stands in two of them")
+        raise DataError(
+            "the shards overlap: an image stands in two of them; make them again from the same set with --shard I/N"
+        )
