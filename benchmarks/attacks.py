@@ -35,7 +35,7 @@ from toolkit.data.base import load_splits
 from toolkit.environment import package_version
 from toolkit.evaluation.bench import BenchCase, bench_report, compare_sides, take_turns, take_turns_twice
 from toolkit.evaluation.metrics import mcnemar
-from toolkit.models.base import load_classifier
+from toolkit.models.base import Classifier, load_classifier
 from toolkit.runs import Run, write_text
 from toolkit.types import GradientMode, Labels
 
@@ -51,7 +51,7 @@ class Setting:
     """What every side works on."""
 
     run: Path
-    model: nn.Module
+    model: Classifier
     x: Tensor
     y: Tensor
     eps: float
@@ -71,16 +71,22 @@ def main() -> None:
     for group in options.groups:
         print(f"{group} ...", file=sys.stderr, flush=True)
         cases += GROUPS[group](setting, options.rounds)
+        if options.results:
+            write_report(options, setting, cases)
     print(table(cases))
+
+
+def write_report(options: argparse.Namespace, setting: Setting, cases: list[BenchCase]) -> None:
+    """Write what has been measured so far."""
     versions = {name: package_version(distribution) or "not installed" for name, distribution in PEERS.items()}
     settings: dict[str, int | float | str] = {
-        "model": str(options.model), "images": len(setting.x), "eps": setting.eps, "step_size": setting.step_size,
-        "steps": setting.steps, "batch_size": setting.batch_size, "threads": torch.get_num_threads(), **versions,
+        "model": setting.run.name, "network": setting.model.name, "images": len(setting.x), "eps": setting.eps,
+        "step_size": setting.step_size, "steps": setting.steps, "batch_size": setting.batch_size,
+        "threads": torch.get_num_threads(), **versions,
     }  # fmt: skip
-    if options.results:
-        report = bench_report("attacks", settings=settings, cases=cases)
-        write_text(options.results / "attacks.json", report.model_dump_json(indent=1) + "\n")
-        write_text(options.results / "attacks.md", table(cases) + "\n")
+    report = bench_report("attacks", settings=settings, cases=cases)
+    write_text(options.results / f"{options.name}.json", report.model_dump_json(indent=1) + "\n")
+    write_text(options.results / f"{options.name}.md", table(cases) + "\n")
 
 
 def read_options() -> argparse.Namespace:
@@ -99,7 +105,8 @@ def read_options() -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--groups", nargs="+", choices=GROUPS, default=["fgsm", "pgd", "apgd", "growth", "memory"])
-    parser.add_argument("--results", type=Path, help="folder for attacks.json and attacks.md")
+    parser.add_argument("--results", type=Path, help="folder for the report, written after every group")
+    parser.add_argument("--name", default="attacks", help="of the report's two files")
     return parser.parse_args()
 
 
@@ -143,7 +150,7 @@ def torchattacks_attack(name: str, setting: Setting, **options: Any) -> Crafter:
 def art_attack(name: str, setting: Setting, **options: Any) -> Crafter:
     """Return one of ART's attacks."""
     estimators, evasion = quietly("art.estimators.classification"), quietly("art.attacks.evasion")
-    classes = int(setting.model.num_classes)  # type: ignore[arg-type]
+    classes = setting.model.num_classes
     estimator = estimators.PyTorchClassifier(
         setting.model, nn.CrossEntropyLoss(), tuple(setting.x.shape[1:]), classes, clip_values=(0.0, 1.0)
     )
@@ -277,7 +284,7 @@ def strength(setting: Setting, rounds: int) -> list[BenchCase]:
     """Pair our ensemble with the attacks of AutoAttack as torchattacks has them, run once; see the discordant images."""
     peer, model = quietly("torchattacks"), setting.model
     budget = {"eps": setting.eps, "seed": 0}
-    classes = int(model.num_classes)  # type: ignore[arg-type]
+    classes = model.num_classes
     autoattack = peer.MultiAttack(
         [
             peer.APGD(model, steps=setting.full_steps, loss="ce", **budget),
