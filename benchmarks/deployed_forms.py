@@ -2,7 +2,7 @@
 
     python benchmarks/deployed_forms.py cifar10 --results benchmarks/results
 
-Takes minutes on fashion-mnist and about an hour on cifar10 (two cores). It may be stopped: finished stages are not repeated.
+It may be stopped: finished stages are not repeated. Training is on one thread: how many there are changes the order of sums, and with it the weights.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import argparse
 import shlex
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from toolkit.evaluation.results import Results
@@ -18,15 +19,47 @@ from toolkit.reports.numbers import interval, percent
 
 ROOT = Path(__file__).resolve().parent.parent
 
-#: Data set to how its network is trained, and the attacks on it.
+CIFAR_ATTACKS = (
+    "noise --eps 8/255",
+    "fgsm --eps 8/255",
+    "pgd-linf --eps 1/255 --steps 10",
+    "pgd-linf --eps 8/255 --steps 10",
+)
+GREY_ATTACKS = ("noise --eps 0.1", "fgsm --eps 0.1", "pgd-linf --eps 0.02 --steps 10", "pgd-linf --eps 0.1 --steps 10")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A network and what it is attacked with."""
+
+    training: str
+    attacks: tuple[str, ...]
+    limit: int | None = None  # test images, stratified; None: all 10,000
+
+
+#: What OpenVINO computes in (without bfloat16 units it emulates them), and the graph.
+OPENVINO = (
+    ("fp32", "model.fp32.onnx"),
+    ("bf16", "model.fp32.onnx"),
+    ("fp32", "model.int8-cpu.onnx"),
+    ("fp32", "model.int8-trt.onnx"),
+)
+
 PRESETS = {
-    "fashion-mnist": (
-        "train --data fashion-mnist --model small-cnn --epochs 5 --lr 0.1 --augment flip",
-        ("noise --eps 0.1", "fgsm --eps 0.1", "pgd-linf --eps 0.02 --steps 10", "pgd-linf --eps 0.1 --steps 10"),
+    "fashion-mnist": Preset(
+        "train --data fashion-mnist --model small-cnn --epochs 5 --lr 0.1 --augment flip --threads 1", GREY_ATTACKS
     ),
-    "cifar10": (
-        "train --data cifar10 --model resnet-20 --epochs 8 --lr 0.1 --augment flip-crop",
-        ("noise --eps 8/255", "fgsm --eps 8/255", "pgd-linf --eps 1/255 --steps 10", "pgd-linf --eps 8/255 --steps 10"),
+    "cifar10": Preset(
+        "train --data cifar10 --model resnet-20 --epochs 8 --lr 0.1 --augment flip-crop --threads 1", CIFAR_ATTACKS
+    ),
+    "cifar10-possas-vgg": Preset(
+        "train --data cifar10 --model possas-vgg --epochs 8 --optimizer adam --lr 1e-3 --weight-decay 0 --augment flip-crop --threads 1",
+        CIFAR_ATTACKS,
+    ),
+    "cifar10-resnet-18": Preset(
+        "train --data cifar10 --limit-train 10000 --model resnet-18 --epochs 3 --lr 0.1 --augment flip-crop --threads 1",
+        CIFAR_ATTACKS,
+        limit=1000,
     ),
 }
 
@@ -38,18 +71,16 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders go")
     parser.add_argument("--results", type=Path, help="folder to which the results and the table are copied")
     options = parser.parse_args()
-    training, attacks = PRESETS[options.preset]
+    preset = PRESETS[options.preset]
     root = options.runs / options.preset
-    command(f"{training} --out {root / 'model'}")
-    for attack in attacks:
-        command(f"attack {attack} --pixels uint8 --model {root / 'model'} --out {folder(root, attack)}")
+    command(f"{preset.training} --out {root / 'model'}")
+    part = f"--limit {preset.limit} " if preset.limit else ""
+    for attack in preset.attacks:
+        command(f"attack {attack} {part}--pixels uint8 --model {root / 'model'} --out {folder(root, attack)}")
     command(f"export --model {root / 'model'} --out {root / 'graphs'}")
-    sets = " ".join(f"--adversaries {folder(root, attack)}" for attack in attacks)
+    sets = " ".join(f"--adversaries {folder(root, attack)}" for attack in preset.attacks)
     graphs = root / "graphs"
-    openvino = " ".join(
-        f"--engine openvino+fp32:{graphs / name}"
-        for name in ("model.fp32.onnx", "model.int8-cpu.onnx", "model.int8-trt.onnx")
-    )
+    openvino = " ".join(f"--engine openvino+{precision}:{graphs / name}" for precision, name in OPENVINO)
     # Not pytorch+fp16: half-precision convolutions on a processor take minutes a set, where the others take seconds.
     engines = f"--engine {root / 'model'} --engine {graphs} {openvino}"
     command(f"eval {engines} {sets} --out {root / 'verdict'}")

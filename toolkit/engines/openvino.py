@@ -116,7 +116,7 @@ def _compile(path: Path, *, options: EngineOptions) -> Any:
         raise ModelError(f"{path}: OpenVINO cannot open this graph: {reason}") from error
     if (active := _arithmetic(compiled)) != wanted:
         raise UnavailableError(
-            f"openvino was asked for {wanted} and computes in {active} on this processor; ask for {active} or for fp32"
+            f"openvino was asked for {wanted} and computes in {active} on this processor; ask for {active}"
         )
     return compiled
 
