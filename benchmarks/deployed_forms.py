@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolkit.evaluation.results import Results
-from toolkit.reports.numbers import interval, percent
+from toolkit.reports.numbers import interval, p_value, percent
+from toolkit.runs import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -70,6 +71,7 @@ def main() -> None:
     parser.add_argument("preset", choices=PRESETS)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders go")
     parser.add_argument("--results", type=Path, help="folder to which the results and the table are copied")
+    parser.add_argument("--document", type=Path, help="Markdown file with a place for each preset, which is filled in")
     options = parser.parse_args()
     preset = PRESETS[options.preset]
     root = options.runs / options.preset
@@ -85,13 +87,13 @@ def main() -> None:
     engines = f"--engine {root / 'model'} --engine {graphs} {openvino}"
     command(f"eval {engines} {sets} --out {root / 'verdict'}")
     text = (root / "verdict" / "results.json").read_text(encoding="utf-8")
-    table = markdown(Results.model_validate_json(text))
-    print(table)
+    results = Results.model_validate_json(text)
+    print(markdown(results))
     if options.results:
-        options.results.mkdir(parents=True, exist_ok=True)
         places = text.replace(f'"{options.runs}/', '"runs/')  # as if run without --runs
-        (options.results / f"deployed-forms-{options.preset}.json").write_text(places, encoding="utf-8")
-        (options.results / f"deployed-forms-{options.preset}.md").write_text(table, encoding="utf-8")
+        write_text(options.results / f"deployed-forms-{options.preset}.json", places)
+    if options.document:
+        fill_in(options.document, options.preset, in_full(results))
 
 
 def command(line: str) -> None:
@@ -106,15 +108,95 @@ def folder(root: Path, attack: str) -> Path:
     return root / "-".join(word.replace("/", "-") for word in (words[0], words[2]))
 
 
+def fill_in(document: Path, preset: str, text: str) -> None:
+    """Replace what a document says of this preset, between its two comments."""
+    start, end = f"<!-- measured: {preset} -->", f"<!-- end: {preset} -->"
+    before, _, rest = document.read_text(encoding="utf-8").partition(start)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise SystemExit(f"{document} has no place for {preset}: expected the lines {start} and {end}")
+    write_text(document, f"{before}{start}\n\n{text}\n{end}{after}")
+
+
 def markdown(results: Results) -> str:
     """Return accuracy with its interval, an engine a row, a set a column."""
     names = [set_.name for set_ in results.sets]
-    rows = [["build", *names, "images/s"], ["---"] * (len(names) + 2)]
+    rows = [["build", *names, "images/s"]]
     for engine in results.engines:
         rates = [results.cell(engine.name, name).accuracy for name in names]
         speed = f"{engine.throughput.images_per_s:,.0f}" if engine.throughput else ""
         rows.append([engine.name, *(f"{percent(rate.value)} ({interval(rate)})" for rate in rates), speed])
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+    return _table(rows)
+
+
+def in_full(results: Results) -> str:
+    """Return the table, each engine paired with the reference, and how all agree where they agree least."""
+    apart = least_agreed(results)
+    parts = [
+        markdown(results),
+        f"Each build beside {results.reference}: images with the same class, then those that only {results.reference} and "
+        "only the build gets right, with the p of McNemar's exact test.\n",
+        paired(results),
+        f"Same class, per cent of the images of *{apart}*, where the builds agree least:\n",
+        agreement(results, apart),
+        f"Accuracy of each class minus that of {results.reference}, in points: of clean images, then of *{apart}*.\n",
+        *(by_class(results, name) for name in (results.sets[0].name, apart)),
+        kernels(results),
+    ]
+    return "\n".join(parts)
+
+
+def least_agreed(results: Results) -> str:
+    """Return the adversarial set with the pair of engines that agree least."""
+    attacked = [pair for pair in results.pairs if pair.set != results.sets[0].name]
+    return min(attacked, key=lambda pair: pair.agreement.value or 0.0).set
+
+
+def paired(results: Results) -> str:
+    """Return agreement and McNemar's test, an engine a row, a set a column."""
+    names = [set_.name for set_ in results.sets]
+    rows = [["build", *names]]
+    for engine in results.engines:
+        cells = [results.cell(engine.name, name) for name in names]
+        tests = [(cell.agreement, cell.mcnemar) for cell in cells if cell.agreement and cell.mcnemar]
+        if tests:
+            rows.append([engine.name, *(f"{percent(same.value)}: {test.only_reference_right}, {test.only_engine_right}, "
+                                        f"{p_value(test.p_value)}" for same, test in tests)])  # fmt: skip
+    return _table(rows)
+
+
+def agreement(results: Results, set_: str) -> str:
+    """Return the share of images with the same class, engine by engine."""
+    names = [engine.name for engine in results.engines]
+    share = {(pair.first, pair.second): pair.agreement.value for pair in results.pairs if pair.set == set_}
+    share |= {(second, first): value for (first, second), value in share.items()}
+    rows = [["", *names]]
+    rows += [[row, *("" if row == name else f"{100 * (share[row, name] or 0):.2f}" for name in names)] for row in names]
+    return _table(rows)
+
+
+def by_class(results: Results, set_: str) -> str:
+    """Return the difference of each class's accuracy to the reference's, an engine a row."""
+    reference = results.cell(results.reference, set_).per_class
+    rows = [[set_, *results.classes]]
+    for engine in results.engines:
+        if engine.name != results.reference:
+            each = zip(results.cell(engine.name, set_).per_class, reference, strict=True)
+            changes = [100 * ((ours.accuracy.value or 0) - (theirs.accuracy.value or 0)) for ours, theirs in each]
+            rows.append([engine.name, *(f"{change:+.1f}" for change in changes)])
+    return _table(rows)
+
+
+def kernels(results: Results) -> str:
+    """Say how much of each INT8 build the runtime computes in integers."""
+    found = [(engine.name, engine.kernels) for engine in results.engines if engine.kernels]
+    shares = ", ".join(f"{name} {each.integer} of {each.total}" for name, each in found)
+    return f"Convolutions and matrix products in integer kernels: {shares}.\n"
+
+
+def _table(rows: list[list[str]]) -> str:
+    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 if __name__ == "__main__":
