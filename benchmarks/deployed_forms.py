@@ -58,7 +58,7 @@ PRESETS = {
         CIFAR_ATTACKS,
     ),
     "cifar10-resnet-18": Preset(
-        "train --data cifar10 --limit-train 10000 --model resnet-18 --epochs 3 --lr 0.1 --augment flip-crop --threads 1",
+        "train --data cifar10 --limit-train 6000 --model resnet-18 --epochs 3 --lr 0.1 --augment flip-crop --threads 1",
         CIFAR_ATTACKS,
         limit=1000,
     ),

@@ -31,6 +31,10 @@ class RunError(ToolkitError):
     """A run folder that is missing, unfinished, locked, tampered with or of the wrong kind."""
 
 
+class ProcessError(ToolkitError):
+    """A command on several processes of which one has ended or does not answer."""
+
+
 class StudyError(ToolkitError):
     """A study of which jobs have failed."""
 

@@ -19,6 +19,7 @@ from toolkit.attacks.queries import QueryTrace, query_counts
 from toolkit.config import format_eps
 from toolkit.data.arrays import read_npz, write_npz
 from toolkit.data.base import LabelledImages
+from toolkit.distributed import collect_arrays, rank, share, world_size
 from toolkit.progress import progress
 from toolkit.types import Array, Labels
 
@@ -58,15 +59,21 @@ def write_shards(
         batch_size: Images a step.
     """
     title = f"{attacks[0].spec.name} {', '.join(format_eps(attack.eps) for attack in attacks)}"
-    batches = {start: min(start + batch_size, len(data)) for start in range(0, len(data), batch_size)}
-    open_ = {start: stop for start, stop in batches.items() if not all(_file(at, start).exists() for at in folders)}
-    done = len(data) - sum(stop - start for start, stop in open_.items())
-    with progress(title, len(data), done=done) as advance:
-        for start, stop in open_.items():
-            shards = _craft_batch(attacks, source, data.take(np.arange(start, stop)))
+    missing = [n for n in range(0, len(data), batch_size) if not all(_file(at, n).exists() for at in folders)]
+    starts = share(missing)  # the first process has the folders
+    left = sum(min(batch_size, len(data) - start) for start in starts)
+    with progress(title, len(data), done=len(data) - left) as advance:
+        for turn in range(0, len(starts), world_size()):
+            now = starts[turn : turn + world_size()]  # a batch each, and in the last turn none for some
+            shards: list[dict[str, Array]] = [{} for _ in attacks]
+            if rank() < len(now):
+                rows = np.arange(now[rank()], min(now[rank()] + batch_size, len(data)))
+                shards = _craft_batch(attacks, source, data.take(rows))
             for folder, shard in zip(folders, shards, strict=True):
-                write_npz(_file(folder, start), shard)
-            advance(stop - start, note=f"{100 * float(shards[-1]['fooled'].mean()):.0f} % misclassified")
+                for start, made in zip(now, collect_arrays(shard), strict=False):
+                    write_npz(_file(folder, start), made)
+            crafted = sum(min(batch_size, len(data) - start) for start in now)
+            advance(crafted, note=f"{100 * float(shards[-1]['fooled'].mean()):.0f} % misclassified")
 
 
 def read_shards(folder: Path, *, count: int) -> dict[str, Array]:
