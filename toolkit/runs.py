@@ -23,13 +23,15 @@ from typing import IO, Any
 from pydantic import ValidationError
 
 from toolkit.config import Strict
+from toolkit.distributed import world_size
 from toolkit.environment import describe_environment
 from toolkit.errors import RunError
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
-_LOCK, _IDENTITY = ".lock", ".identity"
+_LOCK, _IDENTITY, _DISCARD = ".lock", ".identity", ".discard"
 _MAX_MANIFEST_BYTES = 16 * 2**20
+_SPREAD = ("train", "attack")  # what several processes do together
 
 
 class InputRecord(Strict):
@@ -85,15 +87,24 @@ def atomic(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        _sync(temporary)
         temporary.replace(path)
+        _sync(path.parent)
     except OSError as error:
         raise RunError(
             f"{path} cannot be written ({error.strerror or error}); free space or choose another place"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, would survive a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -190,8 +201,11 @@ class Run:
             identity: What stands for the configuration when the run is looked up again, where that holds paths that may move.
 
         Raises:
-            RunError: When the folder cannot be written, is locked by a living process or belongs to another run.
+            RunError: When the folder cannot be written, is locked by a living process or belongs to another run, or the stage
+                is not for several processes.
         """
+        if kind not in _SPREAD and world_size() > 1:
+            raise RunError(f"{kind} runs in one process; torchrun is for {' and '.join(_SPREAD)}, see docs/scale.md")
         records = [_input_record(role, Path(path)) for role, path in (inputs or {}).items()]
         known = config if identity is None else identity
         text = json.dumps([kind, name, _given(known), [[r.role, r.sha256] for r in records]], sort_keys=True)
@@ -232,9 +246,13 @@ class Run:
         if record is None:
             raise RunError(f"{self.path} has no output {name!r}; it has: {', '.join(self.outputs())}")
         if not path.is_file():
-            raise RunError(f"{path} is missing, though {MANIFEST} lists it; repeat the command that made the run")
+            raise RunError(
+                f"{path} is missing, though {MANIFEST} lists it; repeat the command that made the run with --fresh"
+            )
         if sha256_file(path) != record.sha256:
-            raise RunError(f"{path} was changed after the run (SHA-256 differs); repeat the command that made the run")
+            raise RunError(
+                f"{path} was changed after the run (SHA-256 differs); repeat the command that made the run with --fresh"
+            )
         self._verified.add(name)
         return path
 
@@ -249,7 +267,7 @@ class Run:
             discard: Files and folders of intermediate state, deleted once the manifest is written.
             apart: Folders that are no outputs: logs, and runs with manifests of their own.
         """
-        skip = {_LOCK, _IDENTITY, MANIFEST, *discard, *apart}
+        skip = {_LOCK, _IDENTITY, _DISCARD, MANIFEST, *discard, *apart}
         files = [path for path in sorted(self.path.rglob("*")) if path.is_file()]
         kept = [path for path in files if path.relative_to(self.path).parts[0] not in skip and ".tmp" not in path.name]
         manifest = Manifest(
@@ -265,14 +283,10 @@ class Run:
             seconds=round(time.monotonic() - self._started, 3),
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
+        write_json(self.path / _DISCARD, discard)
         write_text(self.path / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
         self.manifest = manifest
-        for name in discard:
-            path = self.path / name
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+        self._discard()
         self.close()
 
     def amend(self, names: tuple[str, ...]) -> None:
@@ -301,6 +315,7 @@ class Run:
         self.close()
 
     def _file_record(self, path: Path) -> FileRecord:
+        _sync(path)  # not all writers do, and the manifest shall not outlive what it lists
         return FileRecord(
             path=path.relative_to(self.path).as_posix(), sha256=sha256_file(path), size=path.stat().st_size
         )
@@ -330,7 +345,9 @@ class Run:
     def _finished(self, digest: str) -> Manifest | None:
         if self._identity() != digest:
             raise RunError(f"{self.path} holds another finished run; choose another --out or add --fresh to replace it")
-        return Run.open(self.path, kind=self._draft["kind"]).manifest
+        manifest = Run.open(self.path, kind=self._draft["kind"]).manifest
+        self._discard()
+        return manifest
 
     def _claim(self, digest: str) -> None:
         other = self._identity()
@@ -345,16 +362,38 @@ class Run:
             raise RunError(
                 f"{self.path} is not empty and not a run folder (it holds {strangers[0]!r}); choose another --out"
             )
+        self._sweep()
         write_text(self.path / _IDENTITY, digest + "\n")
+
+    def _sweep(self) -> None:
+        """Delete what killed processes were writing. A folder with a lock of its own is another run's."""
+        for folder, inside, names in os.walk(self.path):
+            inside[:] = [name for name in inside if not Path(folder, name, _LOCK).exists()]
+            for name in names:
+                if name.startswith(".") and ".tmp" in name:
+                    Path(folder, name).unlink()
+
+    def _discard(self) -> None:
+        """Delete intermediate state of a finished run, by the list that survives a kill in the middle of it."""
+        listed = self.path / _DISCARD
+        if listed.is_file():
+            for name in json.loads(listed.read_text(encoding="utf-8")):
+                _remove(self.path / Path(name).name)
+            listed.unlink()
 
     def _empty(self) -> None:
         if not (self.path / _IDENTITY).exists():
             return  # not ours: `_claim` will refuse it
         for path in self.path.iterdir():
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            elif path.name != _LOCK:
-                path.unlink()
+            if path.name != _LOCK:
+                _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _given(config: Any) -> Any:
