@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import traceback
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,9 @@ from toolkit.config import (
     build_config,
     parse_assignments,
 )
+from toolkit.distributed import joined, tell
 from toolkit.environment import usable_cores
-from toolkit.errors import ConfigError, ToolkitError
+from toolkit.errors import ConfigError
 from toolkit.options import (
     PluginGroup,
     config_options,
@@ -38,7 +38,7 @@ from toolkit.options import (
     plugin_options,
     read_config,
 )
-from toolkit.printing import emit, finish_eval, show_answers, show_bench, show_search
+from toolkit.printing import emit, explain, finish_eval, show_answers, show_bench, show_search
 from toolkit.registry import FOLDERS, Entry, entries
 from toolkit.runs import Run
 from toolkit.stages import (
@@ -376,22 +376,12 @@ def doctor(as_json: bool) -> None:
 def main() -> None:
     """Run the command line; the exit status is 0 done, 1 gate failed, 2 usage or input, 3 missing, 4 our bug, 130 interrupted."""
     try:
-        cli.main(standalone_mode=False)
-    except ToolkitError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
-        sys.exit(130)
-    except OSError as error:
-        click.echo(f"error: {error.filename or 'a file'}: {error.strerror or error}", err=True)
-        sys.exit(2)
-    except Exception:
-        traceback.print_exc()
-        click.echo("this is a bug of edgeproof's; please report it with the traceback above", err=True)
-        sys.exit(4)
+        with joined():
+            cli.main(standalone_mode=False)
+    except (Exception, KeyboardInterrupt) as error:
+        status, said = explain(error)
+        tell(said)
+        sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ ROWS = (
     ("options", "parameters"),
     ("config", "environment"),
     ("registry", "optional", "progress", "config_reading"),
+    ("distributed",),
     ("types", "errors"),
     ("export", "kernels"),
 )

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 from toolkit import __version__
+from toolkit.distributed import world_size
 
 PACKAGES = (
     "numpy", "torch", "onnx", "onnxscript", "onnxconverter-common", "onnxruntime", "onnxruntime-gpu", "openvino",
@@ -50,6 +51,7 @@ def describe_environment() -> dict[str, str]:
         "machine": platform.machine(),
         "processor": processor_name(),
         "cores": str(usable_cores()),
+        **({"processes": str(world_size())} if world_size() > 1 else {}),
         **versions,
     }
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
 import click
 
+from toolkit.errors import ToolkitError
 from toolkit.runs import Run
 
 
@@ -16,6 +19,22 @@ def emit(out: Run, values: Mapping[str, Any], **more: object) -> None:
     """Print the run folder, or a JSON object with it."""
     result = {"run": str(out.path), "outputs": out.outputs(), **more}
     click.echo(json.dumps(result) if values.get("as_json") else str(out.path))
+
+
+def explain(error: BaseException) -> tuple[int, str]:
+    """Return the exit status of what has ended a command, and what is said of it."""
+    if isinstance(error, ToolkitError):
+        return error.exit_code, f"error: {error}"
+    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+        return 130, ""
+    if isinstance(error, click.ClickException):
+        told = io.StringIO()
+        error.show(told)
+        return 2, told.getvalue().rstrip()
+    if isinstance(error, OSError):
+        return 2, f"error: {error.filename or 'a file'}: {error.strerror or error}"
+    trace = "".join(traceback.format_exception(error))
+    return 4, f"{trace}this is a bug of edgeproof's; please report it with the traceback above"
 
 
 def finish_eval(out: Run, values: Mapping[str, Any]) -> None:

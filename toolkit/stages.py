@@ -26,9 +26,10 @@ from toolkit.config import (
     build_config,
     format_eps,
 )
+from toolkit.distributed import first, share
 from toolkit.errors import ConfigError
 from toolkit.options import given_options, read_config
-from toolkit.runs import Run
+from toolkit.runs import Manifest, Run
 
 R = TypeVar("R")
 
@@ -49,10 +50,14 @@ def run_stage(
 
 
 def start_run(config: Strict, *, kind: str, name: str, inputs: Mapping[str, Path], values: Mapping[str, Any]) -> Run:
-    """Open the folder of a stage."""
+    """Open the folder of a stage; of several processes the first holds it, and the others know what is in it."""
     plain = config.model_dump(mode="json")
     place = {"out": values.get("out"), "fresh": values.get("fresh", False)}
-    return Run.start(kind, name, config=plain, inputs=inputs, seed=plain.get("seed"), **place)
+    run = Run.start(kind, name, config=plain, inputs=inputs, seed=plain.get("seed"), **place) if first() else None
+    path, manifest = share(
+        (str(run.path), run.manifest and run.manifest.model_dump(mode="json")) if run else ("", None)
+    )
+    return run or Run(Path(path), Manifest.model_validate(manifest) if manifest else None)
 
 
 def carry_out(stage: Callable[[], object], outs: Sequence[Run]) -> None:

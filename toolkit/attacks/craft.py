@@ -25,6 +25,7 @@ from toolkit.config import AttackConfig, DataConfig, format_eps
 from toolkit.data.arrays import to_storage
 from toolkit.data.base import AdversarialSet, LabelledImages, load_part, save_adversarial_set
 from toolkit.data.shard import parse_shard
+from toolkit.distributed import first
 from toolkit.errors import ConfigError, DataError
 from toolkit.evaluation.findings import finding_sentences
 from toolkit.runs import Run
@@ -81,6 +82,8 @@ def _attack_opened(configs: Sequence[AttackConfig], outs: Sequence[Run], origins
     source = Source(combine([origin.model for origin in origins]), follow, device=config.device, seed=config.seed)
     todo = {out: fit_on_training(chosen, source, images_of, out) for out, chosen in todo.items()}
     write_shards(list(todo.values()), [out.path / SHARDS for out in todo], source, data, batch_size=config.batch_size)
+    if not first():
+        return  # what is left is to look at the whole set
     probe = _probe(source, origins, data, config)
     settings = {"stop": config.stop, "seed": config.seed, "gradients": config.gradients}
     for out, chosen in todo.items():

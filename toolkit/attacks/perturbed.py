@@ -13,6 +13,7 @@ from toolkit.attacks.shards import Source
 from toolkit.config import DataConfig, format_eps
 from toolkit.data.base import load_splits
 from toolkit.data.perturbation import save_perturbation
+from toolkit.distributed import first, share_arrays
 from toolkit.errors import DataError
 from toolkit.runs import Run
 
@@ -21,6 +22,8 @@ FIT = "fit.npz"  # where a fit stands, until it is finished
 
 def fit_on_training(chosen: Attack, source: Source, trained_on: DataConfig, out: Run) -> Attack:
     """Return the attack with its perturbations fitted on the training split; one that needs no data comes back as it is.
+
+    Of several processes the first fits and the others wait for it.
 
     Args:
         chosen: The attack.
@@ -33,6 +36,13 @@ def fit_on_training(chosen: Attack, source: Source, trained_on: DataConfig, out:
     """
     if chosen.spec.access != "data":
         return chosen
+    fitted = _fitted(chosen, source, trained_on, out) if first() else chosen
+    delta = fitted.perturbation
+    found = share_arrays({} if delta is None else {"delta": delta.cpu().numpy()})
+    return replace(fitted, perturbation=torch.from_numpy(found["delta"]).to(source.device))
+
+
+def _fitted(chosen: Attack, source: Source, trained_on: DataConfig, out: Run) -> Attack:
     train = load_splits(trained_on).train
     if not len(train):
         raise DataError(

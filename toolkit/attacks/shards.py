@@ -19,7 +19,7 @@ from toolkit.attacks.queries import QueryTrace, query_counts
 from toolkit.config import format_eps
 from toolkit.data.arrays import read_npz, write_npz
 from toolkit.data.base import LabelledImages
-from toolkit.distributed import collect_arrays, rank, share, world_size
+from toolkit.distributed import collect_arrays, first, rank, share, world_size
 from toolkit.progress import progress
 from toolkit.types import Array, Labels
 
@@ -51,6 +51,8 @@ def write_shards(
 ) -> None:
     """Attack a data set batch by batch; a batch whose shards are there already is left out.
 
+    Several processes take whole batches in turn, so that these are the same as those of one process, and the first writes.
+
     Args:
         attacks: One attack at several budgets, or one.
         folders: Where the shards of each go.
@@ -72,8 +74,9 @@ def write_shards(
             for folder, shard in zip(folders, shards, strict=True):
                 for start, made in zip(now, collect_arrays(shard), strict=False):
                     write_npz(_file(folder, start), made)
-            crafted = sum(min(batch_size, len(data) - start) for start in now)
-            advance(crafted, note=f"{100 * float(shards[-1]['fooled'].mean()):.0f} % misclassified")
+            if first():
+                crafted = sum(min(batch_size, len(data) - start) for start in now)
+                advance(crafted, note=f"{100 * float(shards[-1]['fooled'].mean()):.0f} % misclassified")
 
 
 def read_shards(folder: Path, *, count: int) -> dict[str, Array]:

@@ -7,8 +7,10 @@ was not, given the same device and number of threads.
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,6 +23,7 @@ from toolkit.data.arrays import write_npz
 from toolkit.data.base import LabelledImages, Splits, load_splits
 from toolkit.data.poison import load_poison, poison_splits
 from toolkit.data.squeeze import squeeze
+from toolkit.distributed import first, share_bytes, world_size
 from toolkit.errors import ConfigError, DataError, ModelError
 from toolkit.evaluation.metrics import Rate, per_class_accuracy
 from toolkit.evaluation.weights import measure_layers
@@ -29,6 +32,7 @@ from toolkit.progress import Advance, progress
 from toolkit.registry import entries
 from toolkit.runs import Run, write_json
 from toolkit.training.augment import augment
+from toolkit.training.global_batch import average_gradients, spread
 from toolkit.training.objectives.base import Task, build_objective
 from toolkit.training.schedule import learning_rate
 from toolkit.training.state import (
@@ -74,14 +78,28 @@ def train(config: TrainConfig, out: Run) -> None:
     with torch_settings(config.threads, device):
         state, material = _start(config, splits, device=device)
         saved = out.path / _STATE / "epoch.safetensors"
-        if saved.exists():
-            load_state(saved, state)
+        _continue_from(saved, state)
         total, done = config.epochs * _steps(config, material), len(state.history) * _steps(config, material)
         with progress(f"train {config.model}", total, done=done) as advance:
             while not state.finished(config):
                 state.record(_run_epoch(state, material, config, advance=advance), config=config)
-                save_state(saved, state)
-    _write(config, splits, state, out)
+                if first():
+                    save_state(saved, state)
+    if first():
+        _write(config, splits, state, out)
+
+
+def _continue_from(saved: Path, state: TrainingState) -> None:
+    """Load the state that the first process finds in its run folder, if there is one."""
+    found = first() and saved.exists()
+    if found:
+        load_state(saved, state)
+    content = share_bytes(saved.read_bytes() if found else b"")
+    if content and not first():
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / saved.name
+            copy.write_bytes(content)
+            load_state(copy, state)
 
 
 def _load_splits(config: TrainConfig) -> Splits:
@@ -118,6 +136,8 @@ def _start(config: TrainConfig, splits: Splits, *, device: torch.device) -> tupl
         seed=config.seed,
     )
     objective = build_objective(config.objective, config.objective_params, task=task).to(device)
+    if world_size() > 1:
+        spread(model)
     return TrainingState(model, build_optimizer(model, config), objective), material
 
 
@@ -217,6 +237,7 @@ def _step(state: TrainingState, x: Tensor, y: Tensor, *, draws: Draws, lr: float
         loss: Tensor = state.objective(state.model, x, y, draws=draws)
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
+    average_gradients(state.model.parameters())
     state.optimizer.step()
     return loss.detach().float()
 
