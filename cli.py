@@ -240,10 +240,8 @@ def study_command(entry: Entry) -> click.Command:
         config = {"study": entry.name, "params": params}
         place = {"out": values["out"], "fresh": values["fresh"]}
         with Run.start("study", entry.name, config=config, **place) as out:
-            study = partial(
-                run_study, entry, params, out=out, processes=values["processes"], document=values["document"]
-            )
-            results = interruptible(study, [out])
+            how = {key: values[key] for key in ("processes", "ray", "document")}
+            results = interruptible(partial(run_study, entry, params, out=out, **how), [out])
         click.echo(f"report: {out.path / 'report.html'}", err=True)
         emit(out, values, verdicts=[verdict.model_dump() for verdict in results.verdicts])
 
@@ -263,6 +261,9 @@ STUDY_OPTIONS = [
     click.Option(["--seed", "chosen_seeds"], type=int, multiple=True, help="seed of the trainings; repeatable"),
     click.Option(["--set", "overrides"], multiple=True, metavar="KEY=VALUE", help="set any parameter of the study"),
     click.Option(["--processes"], type=click.IntRange(1), default=min(usable_cores(), 4), help="jobs at a time"),
+    click.Option(
+        ["--ray"], is_flag=True, help="run them on Ray: RAY_ADDRESS, or what runs here, else a cluster of its own"
+    ),
     click.Option(
         ["--document"], type=click.Path(path_type=Path), help="write the Markdown here too, figures beside it"
     ),

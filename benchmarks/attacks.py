@@ -296,7 +296,9 @@ def strength(setting: Setting, rounds: int) -> list[BenchCase]:
     spec = find_attack("ensemble")
     sides: dict[str, Crafter] = {
         "torchattacks, AutoAttack": autoattack,
-        "edgeproof, ensemble": ours(spec.name, setting, stop="first"),
+        "edgeproof, ensemble": ours(
+            spec.name, setting, stop="first", steps=setting.full_steps, queries=setting.queries
+        ),
         "edgeproof, apgd-ce": ours("apgd-ce", setting, stop="first", steps=setting.full_steps),
     }
     samples: dict[str, list[float]] = {}

@@ -59,7 +59,7 @@ TORCH_PACKAGES = (
 )
 HEAVY = {
     "onnxruntime", "openvino", "tensorrt", "pycuda", "sklearn", "pyarrow", "matplotlib", "scipy", "pooch", "timm", "cupy",
-    "onnx", "onnxscript", "onnxconverter_common", "foolbox", "torchattacks", "torchvision",
+    "onnx", "onnxscript", "onnxconverter_common", "foolbox", "torchattacks", "torchvision", "ray",
 }  # fmt: skip
 ONNX_HOMES = ("export/", "toolkit/models/imported.py")
 

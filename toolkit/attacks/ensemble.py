@@ -25,6 +25,8 @@ def ensemble(
     *,
     eps: float,
     attacks: str = "fgsm,apgd-ce,apgd-t,square",
+    steps: int | None = None,
+    queries: int | None = None,
     stop: str = "never",
     draws: Draws | None = None,
 ) -> Tensor:
@@ -38,7 +40,9 @@ def ensemble(
         x: Clean images, (N, C, H, W) in [0, 1].
         y: True classes, (N,) int64.
         eps: L-infinity budget in the units of `x`.
-        attacks: Names of L-infinity attacks with their defaults, separated by commas, the cheap ones first.
+        attacks: Names of L-infinity attacks, separated by commas, the cheap ones first.
+        steps: Gradients an image of each member that takes steps (default: the member's own).
+        queries: The same for queries.
         stop: With "first" or "margin=K" an image that one attack has broken is spared the others; "never" runs all.
         draws: Random numbers.
 
@@ -47,12 +51,14 @@ def ensemble(
     """
     draws = draws_of(draws, x)
     worst = Worst(x, y, direction="ascent", stop=stop)
+    budget = {name: value for name, value in (("steps", steps), ("queries", queries)) if value is not None}
     every = torch.arange(len(x), device=x.device)
     for spec in _members(attacks):
         rows = every[worst.open(every)] if worst.stops else every
         if not len(rows):
             break
-        chosen = choose_attack(spec, eps=eps, params={}, stop=stop if spec.takes("stop") else "never")
+        params = {name: value for name, value in budget.items() if spec.takes(name)}
+        chosen = choose_attack(spec, eps=eps, params=params, stop=stop if spec.takes("stop") else "never")
         images = chosen.run(model, x[rows], y[rows], draws=draws.take(rows))
         with torch.no_grad():
             worst.offer(rows, images, model(images))

@@ -85,7 +85,13 @@ def study_params(entry: Entry, *, preset: str, given: Mapping[str, Any]) -> dict
 
 
 def run_study(
-    entry: Entry, params: Mapping[str, Any], *, out: Run, processes: int, document: Path | None = None
+    entry: Entry,
+    params: Mapping[str, Any],
+    *,
+    out: Run,
+    processes: int,
+    ray: bool = False,
+    document: Path | None = None,
 ) -> StudyResults:
     """Do what is left of a study and write what it found; of a finished study only the latter is made again.
 
@@ -94,6 +100,7 @@ def run_study(
         params: As `study_params` gives them.
         out: Its folder.
         processes: Jobs at a time.
+        ray: Do them on a Ray cluster, not in processes of this machine.
         document: Another place for the Markdown, its figures beside it.
 
     Raises:
@@ -101,7 +108,7 @@ def run_study(
         StudyError: When jobs have failed.
     """
     study: Study = entry.load()(**params)
-    runs = run_jobs(study.jobs, folder=out.path, processes=processes, title=f"study {entry.name}")
+    runs = run_jobs(study.jobs, folder=out.path, processes=processes, ray=ray, title=f"study {entry.name}")
     found = study.collect(runs)
     cells = tuple(dict(cell) for cell in found.cells)
     results = StudyResults(study=entry.name, params=dict(params), verdicts=found.verdicts, cells=cells)

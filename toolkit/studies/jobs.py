@@ -1,6 +1,6 @@
 """The jobs of a study: ordinary run folders, each begun when those that it reads are finished.
 
-Local worker processes do them, one job at a time each. What is finished is returned as it is, and what was interrupted is
+Local worker processes, or a Ray cluster, do them, one job at a time each. What is finished is returned as it is, and what was interrupted is
 continued, by `Run.start`; so a study can be killed at any point and repeated.
 """
 
@@ -29,6 +29,7 @@ from toolkit.progress import Advance, progress
 from toolkit.runs import MANIFEST, Run
 
 if TYPE_CHECKING:
+    from toolkit.studies.on_ray import RayWorkers
     from toolkit.studies.workers import Workers
 
 _REFERENCE = re.compile(r"\{([A-Za-z0-9][\w.-]*)\}")
@@ -76,24 +77,26 @@ class Job:
         return build_config(_STAGES[self.stage][0], options=self.config).model_dump(mode="json")
 
 
-def run_jobs(jobs: Sequence[Job], *, folder: Path, processes: int, title: str = "study") -> dict[str, Run]:
+def run_jobs(
+    jobs: Sequence[Job], *, folder: Path, processes: int, ray: bool = False, title: str = "study"
+) -> dict[str, Run]:
     """Do the jobs that are not finished and return all of them, finished, by name.
 
     Args:
         jobs: In the order in which they are begun where they may be.
         folder: Holds `jobs/NAME`, a run folder each, and `logs/NAME.log`, what a job had to say.
         processes: Jobs at a time.
+        ray: Do them on a Ray cluster, not in processes of this machine.
         title: Shown beside the progress.
 
     Raises:
         ConfigError: For a job that cannot be meant, before anything runs.
         StudyError: When jobs have failed, each named with its error, after all others are done.
+        UnavailableError: When Ray is asked for and not installed.
     """
-    from toolkit.studies.workers import Workers
-
     _check(jobs)
     board = _Board(list(jobs), folder=folder)
-    with progress(title, len(jobs)) as advance, Workers(processes, folder=folder) as workers:
+    with progress(title, len(jobs)) as advance, _workers(processes, folder, ray) as workers:
         while board.open:
             board.begin(workers, advance)
             if not workers.busy:
@@ -104,6 +107,16 @@ def run_jobs(jobs: Sequence[Job], *, folder: Path, processes: int, title: str = 
     if board.failed:
         raise StudyError(board.complaint())
     return board.done
+
+
+def _workers(processes: int, folder: Path, ray: bool) -> Workers | RayWorkers:
+    if ray:
+        from toolkit.studies.on_ray import RayWorkers
+
+        return RayWorkers(processes, folder=folder)
+    from toolkit.studies.workers import Workers
+
+    return Workers(processes, folder=folder)
 
 
 class _Board:
@@ -120,7 +133,7 @@ class _Board:
     def open(self) -> bool:
         return bool(self._waiting or self._running)
 
-    def begin(self, workers: Workers, advance: Advance) -> None:
+    def begin(self, workers: Workers | RayWorkers, advance: Advance) -> None:
         """Begin what can be begun; what an earlier process has finished is done at once."""
         for job in tuple(self._waiting):  # a job stands after those that it needs
             if not self.done.keys() >= set(job.needs):

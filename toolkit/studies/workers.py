@@ -93,17 +93,21 @@ def _work(pipe: Connection, folder: Path, threads: int) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # before torch is imported, which reads it once
-    (folder / "logs").mkdir(parents=True, exist_ok=True)
     while True:
         try:
             job: Job = pipe.recv()
         except EOFError:
             return
-        _divert(folder / "logs" / f"{job.name}.log")
-        pipe.send(_attempt(job, folder))
+        pipe.send(do_job(job, folder))
 
 
-def _attempt(job: Job, folder: Path) -> str | None:
+def do_job(job: Job, folder: Path) -> str | None:
+    """Carry out a job in a process that is there for it, which says everything in the job's log from here on.
+
+    Returns:
+        Its error in one line, if it failed.
+    """
+    _divert(folder / "logs" / f"{job.name}.log")
     try:
         carry_out(job, folder=folder)
     except ToolkitError as error:
@@ -118,6 +122,7 @@ def _divert(log: Path) -> None:
     """Send what this process and its libraries print to a file; the terminal belongs to the starter."""
     sys.stdout.flush()
     sys.stderr.flush()
+    log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
