@@ -209,6 +209,14 @@ def test_an_ensemble_breaks_what_any_of_its_attacks_breaks() -> None:
     assert torch.equal(first, together)
 
 
+def test_an_ensembles_budget_is_that_of_its_members() -> None:
+    model, x = small_network(), images()
+    given = {"eps": EPS, "queries": 7, "draws": draws(16)}
+    assert torch.equal(ensemble(model, x, Y, attacks="square", steps=3, **given), square(model, x, Y, **given))
+    steps = {"eps": EPS, "steps": 3, "draws": draws(16)}
+    assert torch.equal(ensemble(model, x, Y, attacks="pgd-linf", queries=7, **steps), pgd_linf(model, x, Y, **steps))
+
+
 @pytest.mark.parametrize("attacks", ["pgd-l2", "fgsm-possas", "ensemble", "fgsm,ifgsm-unprojected"])
 def test_attacks_of_another_threat_model_are_no_members(attacks: str) -> None:
     with pytest.raises(ConfigError, match="cannot be part of an ensemble; expected L-infinity attacks within eps"):
