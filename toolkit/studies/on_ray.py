@@ -1,0 +1,67 @@
+"""A Ray cluster that carries out jobs, in the place of local processes; every machine sees the study's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from toolkit.optional import require
+from toolkit.studies.jobs import Job
+from toolkit.studies.workers import do_job
+
+
+class RayWorkers:
+    """Up to `count` jobs at a time, each on one processor, and on a GPU of its own where it asks for cuda.
+
+    The cluster is the one that RAY_ADDRESS names, else one that runs on this machine, else one that is started here for the
+    time of the study. A job whose process or machine goes is begun once more, and continues what is in its folder.
+    """
+
+    def __init__(self, count: int, *, folder: Path) -> None:
+        self._ray = require("ray", extra="ray", purpose="run the jobs of a study on Ray")
+        self._count = count
+        self._folder = folder.resolve()
+        self._busy: dict[Any, Job] = {}
+
+    @property
+    def free(self) -> bool:
+        """Whether another job can be begun."""
+        return len(self._busy) < self._count
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job is being done."""
+        return bool(self._busy)
+
+    @property
+    def note(self) -> str:
+        """What is being done, for people."""
+        return ", ".join(job.name for job in self._busy.values())
+
+    def give(self, job: Job) -> None:
+        """Begin a job."""
+        gpus = 1 if str(job.config.get("device", "")).startswith("cuda") else 0
+        task = self._ray.remote(do_job).options(num_cpus=1, num_gpus=gpus, max_retries=1, name=job.name)
+        self._busy[task.remote(job, self._folder)] = job
+
+    def wait(self) -> tuple[Job, str | None]:
+        """Return the next job that ends, and its error in one line if it failed."""
+        ended, _ = self._ray.wait(list(self._busy), num_returns=1)
+        job = self._busy.pop(ended[0])
+        try:
+            error: str | None = self._ray.get(ended[0])
+        except self._ray.exceptions.RayError as lost:
+            return job, f"its process ended ({type(lost).__name__}); was the memory short?"
+        return job, error
+
+    def __enter__(self) -> RayWorkers:
+        self._ray.init(log_to_driver=False, logging_level="ERROR")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for task in self._busy:
+            self._ray.cancel(task, force=True)
+        self._ray.shutdown()
