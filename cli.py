@@ -26,7 +26,7 @@ from toolkit.config import (
     build_config,
     parse_assignments,
 )
-from toolkit.distributed import joined, tell
+from toolkit.distributed import joined, leave, tell
 from toolkit.environment import usable_cores
 from toolkit.errors import ConfigError
 from toolkit.options import (
@@ -382,7 +382,7 @@ def main() -> None:
     except (Exception, KeyboardInterrupt) as error:
         status, said = explain(error)
         tell(said)
-        sys.exit(status)
+        leave(status)
 
 
 if __name__ == "__main__":

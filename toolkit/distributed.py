@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import numpy as np
 
@@ -76,6 +76,15 @@ def tell(text: str) -> None:
     """Write of an error to stderr, unless another process of this command has written of one before."""
     if text and _first_to_tell():
         print(text, file=sys.stderr, flush=True)
+
+
+def leave(status: int) -> NoReturn:
+    """End this process after an error; of several, at once, since the usual end would wait for those that have gone."""
+    if world_size() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def share(value: V) -> V:
@@ -190,11 +199,13 @@ def _talking() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = str(error).splitlines()[0].rpartition("] ")[2] if str(error) else type(error).__name__
+        place, _, said = str(error).partition("] ")  # gloo begins with the line of its source
+        reason = (said if place.startswith("[") else str(error)).split(". ")[0].split("\n")[0]
         raise ProcessError(f"another process of this run has ended or does not answer ({reason}); {_KEPT}") from error
 
 
 def _stopped(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough to leave by
     raise ProcessError(f"stopped by SIGTERM, as torchrun does when another process of this run has ended; {_KEPT}")
 
 
