@@ -10,7 +10,7 @@ CONSTRAINTS = $(if $(filter 3.10,$(shell $(PYTHON) -c 'import sys; print("%d.%d"
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test slow edge edge-bundle edge-check lint types gpu-check clean
+.PHONY: demo test slow two-hosts edge edge-bundle edge-check lint types gpu-check clean
 
 demo: $(VENV)/.train
 	$(RUN) cli.py demo
@@ -20,6 +20,10 @@ test: $(VENV)/.dev
 
 slow: $(VENV)/.dev
 	$(RUN) -m pytest -m slow
+
+# Two network namespaces as two hosts; needs root and iproute2.
+two-hosts: $(VENV)/.dev
+	tests/scale/two_hosts.sh $(RUN)
 
 lint: $(VENV)/.dev
 	$(RUN) -m ruff check .

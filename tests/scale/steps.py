@@ -1,7 +1,8 @@
-"""Under torchrun, or alone: losses and gradients of a few steps of objectives, in float64, written as npz to the folder that is named."""
+"""What the tests do in one process and, as a program under torchrun, in two: steps of objectives, a training, an attack."""
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from cli import cli
 from toolkit.attacks.base import Draws
 from toolkit.distributed import first, joined, world_size
 from toolkit.models.base import Classifier
 from toolkit.training.global_batch import average_gradients, spread
 from toolkit.training.objectives.base import Task, build_objective
+from toolkit.types import Array
 
 CLASSES, BATCH = 3, 7  # shares of two processes: 4 and 3 images; of four: 2, 2, 2 and 1
 OBJECTIVES: dict[str, dict[str, Any]] = {
@@ -43,8 +46,8 @@ def network() -> Classifier:
     )
 
 
-def steps(name: str, params: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Two epochs of two steps of plain descent."""
+def steps(name: str, params: dict[str, Any]) -> dict[str, Array]:
+    """Return losses, weights, logits and what the objective remembers after two epochs of two steps, in float64."""
     rng = np.random.default_rng(1)
     x = torch.from_numpy(rng.random((3 * BATCH, 1, 8, 8))).contiguous(memory_format=torch.channels_last)
     y = torch.from_numpy(rng.integers(0, CLASSES, 3 * BATCH))
@@ -77,13 +80,33 @@ def steps(name: str, params: dict[str, Any]) -> dict[str, np.ndarray]:
     return {**found, **weights, **memory}
 
 
+def train() -> None:
+    """Train a little, in the folder that the configuration names; the last batch of shares is uneven."""
+    options = "--data synthetic --set data.limit_train=100 --model lenet --lr 0.02 --augment flip-crop"
+    command(f"train {options} --epochs 2 --batch-size 31")
+
+
+def attack(model: Path, out: Path) -> None:
+    """Craft 50 images in batches of 8, of which the last has 2."""
+    command(f"attack pgd-linf --model {model} --eps 0.1 --steps 2 --limit 50 --batch-size 8 --out {out}")
+
+
+def command(line: str) -> None:
+    """Carry out a command of the toolkit in this process."""
+    cli.main(shlex.split(line), standalone_mode=False)
+
+
 def main() -> None:
+    """Do all of it, and leave it in the folder that is named."""
+    folder = Path(sys.argv[1])
     torch.set_num_threads(1)
     with joined():
         for name, params in OBJECTIVES.items():
             found = steps(name, params)
             if first():
-                np.savez(Path(sys.argv[1]) / f"{name}.npz", **found)
+                np.savez(folder / f"{name}.npz", **dict[str, Any](found))
+        train()
+        attack(next((folder / "runs").glob("train-*")), folder / "set")
 
 
 if __name__ == "__main__":
