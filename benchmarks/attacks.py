@@ -244,7 +244,6 @@ def pgd(setting: Setting, rounds: int) -> list[BenchCase]:
             art_attack, "ProjectedGradientDescent", setting,
             eps_step=step, max_iter=steps, num_random_init=1, verbose=False,
         ),
-        "edgeproof, exact gradients": partial(never, mode="exact"),
         "edgeproof": never,
         "edgeproof, stop first": first,
     }  # fmt: skip

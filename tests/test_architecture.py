@@ -30,10 +30,11 @@ ROWS = (
     ("ops",),
     ("data",),
     ("runs",),
+    ("manifest",),
     ("options", "parameters"),
     ("config", "environment"),
     ("registry", "optional", "progress", "config_reading"),
-    ("distributed",),
+    ("distributed", "exhaustion", "reading"),
     ("types", "errors"),
     ("export", "kernels"),
 )

@@ -8,9 +8,11 @@ is unpacked before every member has been checked.
 from __future__ import annotations
 
 import hashlib
+import lzma
 import shutil
 import stat
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,7 +22,8 @@ from pydantic import ValidationError
 from toolkit import __version__
 from toolkit.config import EvalConfig, Strict
 from toolkit.errors import DataError, RunError
-from toolkit.runs import MANIFEST, FileRecord, Run, atomic, sha256_file
+from toolkit.manifest import FileRecord
+from toolkit.runs import MANIFEST, Run, atomic, sha256_file
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "bundle.json"
@@ -28,6 +31,17 @@ _MAX_MANIFEST_BYTES = 16 * 2**20
 _MAX_MEMBERS = 10_000
 _MAX_BYTES = 64 * 2**30
 _PIECE = 1 << 20
+#: What zipfile raises on a damaged file, besides its own.
+_UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    OSError,
+    EOFError,
+    ValueError,
+    NotImplementedError,
+    RuntimeError,
+)
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # zip has no earlier date; a fixed one makes equal bundles equal bytes
 
 
@@ -106,10 +120,13 @@ def open_bundle(path: Path, folder: Path) -> EvalConfig:
 
 def _evaluation(path: Path, manifest: BundleManifest, folder: Path) -> EvalConfig:
     packed = {record.path.partition("/")[0] for record in manifest.files}
-    for name in (*manifest.config.get("engines", ()), *manifest.config.get("sets", ())):
+    named = {key: manifest.config.get(key, ()) for key in ("engines", "sets")}
+    for name in (
+        name for names in named.values() for name in (names if isinstance(names, (list, tuple)) else (names,))
+    ):
         if name not in packed:
-            raise DataError(f"{path}: its configuration names {name!r}, which is not packed; pack it again")
-    inside = {key: [str(folder / name) for name in manifest.config.get(key, ())] for key in ("engines", "sets")}
+            raise DataError(f"{path}: its configuration names {str(name)[:200]!r}, which is not packed; pack it again")
+    inside = {key: [str(folder / name) for name in names] for key, names in named.items()}
     try:
         return EvalConfig.model_validate({**manifest.config, **inside})
     except ValidationError as error:
@@ -126,7 +143,7 @@ def _entry(name: str) -> zipfile.ZipInfo:
 def _opened(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise DataError(
             f"{path} cannot be opened as a bundle ({error}); expected a zip that export --bundle has written"
         ) from error
@@ -146,7 +163,7 @@ def _check(path: Path, archive: zipfile.ZipFile) -> BundleManifest:
     if odd := sorted(wanted ^ set(names)):
         state = "lists" if odd[0] in wanted else "does not list"
         raise DataError(
-            f"{path}: {MANIFEST_NAME} {state} {odd[0]!r}, and the zip {'lacks' if odd[0] in wanted else 'has'} it"
+            f"{path}: {MANIFEST_NAME} {state} {odd[0][:200]!r}, and the zip {'lacks' if odd[0] in wanted else 'has'} it"
         )
     if (total := sum(record.size for record in manifest.files)) > _MAX_BYTES:
         raise DataError(f"{path} would unpack to {total} bytes; the limit is {_MAX_BYTES}")
@@ -174,7 +191,7 @@ def _read_manifest(path: Path, archive: zipfile.ZipFile) -> BundleManifest:
         if archive.getinfo(MANIFEST_NAME).file_size > _MAX_MANIFEST_BYTES:
             raise DataError(f"{path}: {MANIFEST_NAME} is larger than {_MAX_MANIFEST_BYTES} bytes: not one of ours")
         manifest = BundleManifest.model_validate_json(archive.read(MANIFEST_NAME))
-    except (KeyError, zipfile.BadZipFile, ValidationError) as error:
+    except (*_UNREADABLE, KeyError, ValidationError) as error:
         raise DataError(
             f"{path} has no {MANIFEST_NAME} that can be read ({_first_line(error)}); is it a bundle?"
         ) from error
@@ -206,7 +223,7 @@ def _pieces(path: Path, archive: zipfile.ZipFile, record: FileRecord) -> Iterato
             while piece := source.read(min(_PIECE, left + 1)):
                 left -= len(piece)
                 yield piece
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
+    except _UNREADABLE as error:
         raise DataError(f"{path}: {record.path} cannot be unpacked ({error}); pack it again") from error
 
 

@@ -6,30 +6,14 @@ repeatable `--set a.b=c`, then the options of the command line, and is kept, def
 
 from __future__ import annotations
 
-from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from toolkit.config_reading import build_config, parse_assignments
+from toolkit.config_reading import build_config, parse_assignments, parse_number
 from toolkit.errors import ConfigError
 from toolkit.types import GradientMode, Norm, Pixels
-
-
-def parse_number(text: str | float) -> float:
-    """Read a number that may be written as a fraction: `8/255`, `0.5/255`, `0.03`, `1e-4`. Nothing is evaluated.
-
-    Raises:
-        ConfigError: When it is neither a number nor a fraction.
-    """
-    if isinstance(text, (int, float)):
-        return float(text)
-    try:
-        numerator, slash, denominator = text.replace(" ", "").partition("/")
-        return float(Fraction(numerator) / Fraction(denominator if slash else 1))
-    except (ValueError, ZeroDivisionError) as error:
-        raise ConfigError(f"{text!r} is not a number; expected one such as 8/255 or 0.03") from error
 
 
 def check_eps(eps: float, *, norm: str) -> float:

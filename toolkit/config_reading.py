@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
+import reprlib
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from toolkit.errors import ConfigError, nearest
+from toolkit.errors import ConfigError, DataError, nearest
+from toolkit.reading import read_json
+
+_SHOWN = 200  # letters of a value or a name in a message
 
 C = TypeVar("C", bound=BaseModel)
 
@@ -38,6 +44,28 @@ def build_config(
         raise ConfigError(_first_problem(kind, error)) from error
 
 
+#: Short: a fraction is computed exactly, and 1e99999999 has a hundred million digits.
+_DECIMAL = re.compile(r"[+-]?(?:\d{1,40}\.?\d{0,40}|\.\d{1,40})(?:[eE][+-]?\d{1,3})?")
+
+
+def parse_number(text: str | float) -> float:
+    """Read a number that may be written as a fraction: `8/255`, `0.5/255`, `0.03`, `1e-4`. Nothing is evaluated.
+
+    Raises:
+        ConfigError: When it is neither a number nor a fraction.
+    """
+    try:
+        if isinstance(text, (int, float)):
+            return float(text)
+        numerator, slash, denominator = text.replace(" ", "").partition("/")
+        if not (_DECIMAL.fullmatch(numerator) and (_DECIMAL.fullmatch(denominator) or not slash)):
+            raise ValueError(text)
+        return float(Fraction(numerator) / Fraction(denominator if slash else 1))
+    except (ValueError, ZeroDivisionError, OverflowError, AttributeError) as error:
+        shown = reprlib.repr(text)
+        raise ConfigError(f"{shown} is not a number; expected one such as 8/255 or 0.03") from error
+
+
 def parse_assignments(sets: Sequence[str]) -> dict[str, str]:
     """Read what stands behind `--set`, key to text.
 
@@ -52,26 +80,35 @@ def parse_assignments(sets: Sequence[str]) -> dict[str, str]:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f'{file} cannot be read as JSON ({error}); expected an object such as {{"epochs": 5}}'
-        ) from error
+        values = read_json(file)
+    except DataError as error:
+        raise ConfigError(f'{error}; expected an object such as {{"epochs": 5}}') from error
+    if isinstance(values, dict) and "schema_version" in values:
+        values = values.get("config", values)  # a manifest repeats its run
     if not isinstance(values, dict):
         raise ConfigError(f'{file} holds a {type(values).__name__}; expected a JSON object such as {{"epochs": 5}}')
-    return dict(values.get("config", values)) if "schema_version" in values else values  # a manifest repeats its run
+    return values
 
 
 def _assign(values: dict[str, Any], path: list[str], value: Any) -> None:
-    for key in path[:-1]:
-        values = values.setdefault(key, {})
+    for depth, key in enumerate(path[:-1], start=1):
+        inner = values.setdefault(key, {})
+        if not isinstance(inner, dict):
+            where = ".".join(path[:depth])
+            raise ConfigError(f"{where} = {_shown(inner)} has no {path[depth]!r}; give {where} no value of its own")
+        values = inner
     values[path[-1]] = value
+
+
+def _shown(value: Any) -> str:
+    """Return a value as a message shows it, however large it is."""
+    return repr(value[:_SHOWN]) if isinstance(value, str) else reprlib.repr(value)
 
 
 def _literal(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -82,9 +119,9 @@ def _first_problem(kind: type[BaseModel], error: ValidationError) -> str:
     if problem["type"] == "missing":
         return f"{name} is missing; give it with --{name.replace('_', '-')} or in --config"
     if problem["type"] != "extra_forbidden":
-        return f"{name} = {problem['input']!r} is not accepted: {problem['msg']}"
+        return f"{name} = {_shown(problem['input'])} is not accepted: {problem['msg'][:_SHOWN]}"
     fields = kind.model_fields
     for part in where[:-1]:
-        inner = fields[part].annotation
+        inner = fields[part].annotation if part in fields else None
         fields = inner.model_fields if isinstance(inner, type) and issubclass(inner, BaseModel) else {}
-    return f"unknown key {name!r}{nearest(where[-1], fields)}; known: {', '.join(fields)}"
+    return f"unknown key {name[:_SHOWN]!r}{nearest(where[-1], fields)}; known: {', '.join(fields)}"

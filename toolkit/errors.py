@@ -8,11 +8,19 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LONGEST = 2000  # letters
+
 
 class ToolkitError(Exception):
     """Root of every error that is reported as one line, without a traceback."""
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        """Return one line that a terminal only shows: names come from files, which may hold anything at any length."""
+        text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in super().__str__())
+        half = _LONGEST // 2
+        return text if len(text) <= _LONGEST else f"{text[:half]} ... {text[-half:]}"
 
 
 class ConfigError(ToolkitError):
@@ -51,10 +59,19 @@ class UnavailableError(ToolkitError):
     exit_code = 3
 
 
+class ExhaustedError(ToolkitError):
+    """Disk or memory at their end; what was saved is named."""
+
+
 class AttackContractError(ToolkitError):
     """An attack returned images that break its own promise; always our bug or the attack author's."""
 
     exit_code = 4
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or its type where it has none."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from toolkit.errors import ToolkitError
+from toolkit.reading import read_record
 from toolkit.runs import Run
 
 
@@ -39,10 +40,10 @@ def explain(error: BaseException) -> tuple[int, str]:
 
 def finish_eval(out: Run, values: Mapping[str, Any]) -> None:
     """Show the table, print the result and leave with 1 when a gate has failed."""
-    from toolkit.evaluation.results import Results
+    from toolkit.evaluation.saved import read_results
     from toolkit.reports.terminal import print_results
 
-    results = Results.model_validate_json(out.file("results.json").read_bytes())
+    results = read_results(out.file("results.json"))
     print_results(results)
     click.echo(f"report: {out.path / 'report.html'}", err=True)
     emit(out, values, gates=[gate.model_dump() for gate in results.gates])
@@ -69,7 +70,7 @@ def show_bench(out: Run, values: Mapping[str, Any]) -> None:
     from toolkit.evaluation.bench import BenchReport
     from toolkit.reports.bench_text import print_bench
 
-    report = BenchReport.model_validate_json(out.file("bench.json").read_bytes())
+    report = read_record(out.file("bench.json"), BenchReport)
     print_bench(report, file=sys.stderr)
     emit(out, values, cases=[case.model_dump(exclude={"seconds"}) for case in report.cases])
 
@@ -79,6 +80,6 @@ def show_search(out: Run, values: Mapping[str, Any]) -> None:
     from toolkit.quantization import SEARCH, SearchReport
     from toolkit.reports.search_text import print_search
 
-    report = SearchReport.model_validate_json(out.file(SEARCH).read_bytes())
+    report = read_record(out.file(SEARCH), SearchReport)
     print_search(report.model_dump(), file=sys.stderr)
     emit(out, values, best=report.best, candidates=[each.model_dump() for each in report.candidates])

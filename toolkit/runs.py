@@ -22,48 +22,15 @@ from typing import IO, Any
 
 from pydantic import ValidationError
 
-from toolkit.config import Strict
 from toolkit.distributed import world_size
 from toolkit.environment import describe_environment
 from toolkit.errors import RunError
+from toolkit.manifest import SCHEMA_VERSION, FileRecord, InputRecord, Manifest
 
-SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 _LOCK, _IDENTITY, _DISCARD = ".lock", ".identity", ".discard"
 _MAX_MANIFEST_BYTES = 16 * 2**20
 _SPREAD = ("train", "attack")  # what several processes do together
-
-
-class InputRecord(Strict):
-    """What a run was made from; the hash of a run folder is that of its manifest."""
-
-    role: str
-    path: str
-    sha256: str
-
-
-class FileRecord(Strict):
-    """A file that a run has written; the path is relative to the folder."""
-
-    path: str
-    sha256: str
-    size: int
-
-
-class Manifest(Strict):
-    """`manifest.json`."""
-
-    schema_version: int
-    kind: str
-    name: str
-    command: tuple[str, ...]
-    config: dict[str, Any]
-    inputs: tuple[InputRecord, ...]
-    outputs: tuple[FileRecord, ...]
-    environment: dict[str, str]
-    seed: int | None
-    seconds: float
-    created: str
 
 
 def runs_root() -> Path:
@@ -169,6 +136,8 @@ class Run:
             raise RunError(f"{file} cannot be read ({reason}); repeat the command that made the run") from error
         if manifest.schema_version != SCHEMA_VERSION:
             raise RunError(f"{file} has schema version {manifest.schema_version}; this version reads {SCHEMA_VERSION}")
+        if outside := next((record.path for record in manifest.outputs if not record.inside), None):
+            raise RunError(f"{file} lists {outside[:200]!r}, which is not in its folder; do not trust this run")
         if kind and manifest.kind != kind:
             raise RunError(f"{folder} is the run of a {manifest.kind!r} stage; expected one of {kind!r}")
         return cls(folder, manifest)

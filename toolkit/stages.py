@@ -27,9 +27,11 @@ from toolkit.config import (
     format_eps,
 )
 from toolkit.distributed import first, share
-from toolkit.errors import ConfigError
+from toolkit.errors import ConfigError, ExhaustedError, first_line
+from toolkit.exhaustion import exhausted
+from toolkit.manifest import Manifest
 from toolkit.options import given_options, read_config
-from toolkit.runs import Manifest, Run
+from toolkit.runs import Run
 
 R = TypeVar("R")
 
@@ -70,13 +72,23 @@ def carry_out(stage: Callable[[], object], outs: Sequence[Run]) -> None:
 
 
 def interruptible(stage: Callable[[], R], outs: Sequence[Run]) -> R:
-    """Run a stage, and say what an interruption leaves."""
+    """Run a stage, and say what an interruption, a full disk or a lack of memory leaves.
+
+    Raises:
+        ExhaustedError: In place of whatever a library raises when disk or memory are at their end.
+    """
+    kept = f"what was saved is in {', '.join(str(out.path) for out in outs)}, and the same command continues it"
     try:
         return stage()
     except KeyboardInterrupt:
-        saved = ", ".join(str(out.path) for out in outs)
-        click.echo(f"interrupted; what was saved is in {saved}, and the same command continues it", err=True)
+        click.echo(f"interrupted; {kept}", err=True)
         raise
+    except Exception as error:
+        what = exhausted(error)
+        if not what:
+            raise
+        advice = "free some space" if what == "disk" else "close other programs, or start anew with a smaller batch"
+        raise ExhaustedError(f"{what} is full ({first_line(error)}); {advice}; {kept}") from error
 
 
 def train_run(config: TrainConfig, values: Mapping[str, Any]) -> Run:
@@ -230,12 +242,15 @@ def merged_run(paths: Sequence[Path], values: Mapping[str, Any]) -> Run:
     place = {"out": values.get("out"), "fresh": values.get("fresh", False)}
     inputs = {f"shard {shard}": run.path for run, shard in zip(runs, shards, strict=True)}
     config, seed = whole_config(runs[0]), runs[0].config.get("seed")
-    with Run.start(runs[0].kind, "merged", config=config, inputs=inputs, seed=seed, **place) as out:
-        if not out.done:
-            merge(runs, shards, out)
+
+    def stage() -> None:
+        merge(runs, shards, out)
         if not out.done:
             write_reports(out)
             out.finish()
+
+    with Run.start(runs[0].kind, "merged", config=config, inputs=inputs, seed=seed, **place) as out:
+        carry_out(stage, [out])
     return out
 
 

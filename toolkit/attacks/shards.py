@@ -20,6 +20,7 @@ from toolkit.config import format_eps
 from toolkit.data.arrays import read_npz, write_npz
 from toolkit.data.base import LabelledImages
 from toolkit.distributed import collect_arrays, first, rank, share, world_size
+from toolkit.exhaustion import BatchSize, in_pieces
 from toolkit.progress import progress
 from toolkit.types import Array, Labels
 
@@ -51,6 +52,7 @@ def write_shards(
 ) -> None:
     """Attack a data set batch by batch; a batch whose shards are there already is left out.
 
+    Where memory runs out a batch is crafted in halves; the draws belong to the images, and the shards are the same ones.
     Several processes take whole batches in turn, so that these are the same as those of one process, and the first writes.
 
     Args:
@@ -61,6 +63,7 @@ def write_shards(
         batch_size: Images a step.
     """
     title = f"{attacks[0].spec.name} {', '.join(format_eps(attack.eps) for attack in attacks)}"
+    size = BatchSize(batch_size)
     missing = [n for n in range(0, len(data), batch_size) if not all(_file(at, n).exists() for at in folders)]
     starts = share(missing)  # the first process has the folders
     left = sum(min(batch_size, len(data) - start) for start in starts)
@@ -70,7 +73,7 @@ def write_shards(
             shards: list[dict[str, Array]] = [{} for _ in attacks]
             if rank() < len(now):
                 rows = np.arange(now[rank()], min(now[rank()] + batch_size, len(data)))
-                shards = _craft_batch(attacks, source, data.take(rows))
+                shards = _craft_in_pieces(attacks, source, data.take(rows), size)
             for folder, shard in zip(folders, shards, strict=True):
                 for start, made in zip(now, collect_arrays(shard), strict=False):
                     write_npz(_file(folder, start), made)
@@ -110,6 +113,17 @@ def findings(found: Mapping[str, Array], *, labels: Labels) -> dict[str, Any]:
 
 def _file(folder: Path, start: int) -> Path:
     return folder / f"{start:09d}.npz"
+
+
+def _craft_in_pieces(
+    attacks: Sequence[Attack], source: Source, batch: LabelledImages, size: BatchSize
+) -> list[dict[str, Array]]:
+    made = in_pieces(
+        len(batch), size, lambda start, stop: _craft_batch(attacks, source, batch.take(np.arange(start, stop)))
+    )
+    return [
+        {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} for parts in zip(*made, strict=True)
+    ]
 
 
 def _craft_batch(attacks: Sequence[Attack], source: Source, batch: LabelledImages) -> list[dict[str, Array]]:

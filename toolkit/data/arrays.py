@@ -118,6 +118,19 @@ def read_npz(path: Path, *, required: tuple[str, ...] = ()) -> dict[str, Array]:
     return arrays
 
 
+def read_npy(path: Path) -> Array:
+    """Read an npy file without executing anything in it.
+
+    Raises:
+        DataError: When it is not one, holds pickled objects, or claims more than it holds.
+    """
+    with parsing(str(path), kind="an npy array"), path.open("rb") as file:
+        _check_header(file, path.stat().st_size)
+        file.seek(0)
+        array: Array = np.lib.format.read_array(file, allow_pickle=False)
+    return array
+
+
 def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
     with archive.open(member) as file:
         _check_header(file, member.file_size)

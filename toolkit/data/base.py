@@ -16,8 +16,10 @@ import numpy as np
 
 from toolkit.config import DataConfig
 from toolkit.data.arrays import check_images, check_labels, read_npz, to_float, to_storage, write_npz
+from toolkit.data.records import SetAbout
 from toolkit.data.sampling import equal_shares, held_out, stratified_sample
 from toolkit.errors import ConfigError, DataError, nearest
+from toolkit.reading import read_record
 from toolkit.registry import find
 from toolkit.runs import Run, atomic
 from toolkit.types import Array, Images, Labels, Logits
@@ -207,16 +209,19 @@ class AdversarialSet:
     findings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_images(self.images if self.clipped else np.clip(self.images, 0, 1), what=self.name)
+        inside = self.clipped or self.images.dtype != np.float32
+        check_images(self.images if inside else np.clip(self.images, 0, 1), what=self.name)
         if self.images.shape != self.clean.images.shape:
             raise DataError(
                 f"{self.name}: adversaries have shape {self.images.shape}, clean images {self.clean.images.shape}; expected equal"
             )
         for logits in (self.source_logits, self.source_clean_logits):
-            if logits is not None and logits.shape != (len(self.clean), self.clean.num_classes):
+            if logits is None:
+                continue
+            if logits.shape != (len(self.clean), self.clean.num_classes) or logits.dtype.kind != "f":
                 raise DataError(
-                    f"{self.name}: the source's logits have shape {logits.shape}; "
-                    f"expected ({len(self.clean)}, {self.clean.num_classes})"
+                    f"{self.name}: the source's logits are {logits.dtype} of shape {logits.shape}; "
+                    f"expected numbers of shape ({len(self.clean)}, {self.clean.num_classes})"
                 )
 
 
@@ -362,7 +367,7 @@ def load_adversarial_set(run: Run) -> AdversarialSet:
         RunError: For a changed or missing file.
         DataError: For arrays that do not fit together.
     """
-    about = json.loads(run.file("set.json").read_text(encoding="utf-8"))
+    about = read_record(run.file("set.json"), SetAbout)
     attacked = read_npz(run.file("adversaries.npz"), required=("x_adv", "y", "index"))
     original = read_npz(run.file("clean.npz"), required=("x", "y", "index"))
     if not (np.array_equal(attacked["y"], original["y"]) and np.array_equal(attacked["index"], original["index"])):
@@ -371,16 +376,15 @@ def load_adversarial_set(run: Run) -> AdversarialSet:
         images=to_float(original["x"], what=f"{run.path}/clean.npz"),
         labels=original["y"],
         index=original["index"],
-        classes=tuple(about.pop("classes")),
-        name=about.pop("data"),
-        split=about.pop("split"),
+        classes=about.classes,
+        name=about.data,
+        split=about.split,
     )
-    images = to_float(attacked["x_adv"], what=f"{run.path}/adversaries.npz") if about["clipped"] else attacked["x_adv"]
+    images = to_float(attacked["x_adv"], what=f"{run.path}/adversaries.npz") if about.clipped else attacked["x_adv"]
     return AdversarialSet(
         images=images,
         clean=clean,
         source_logits=attacked.get("logits"),
         source_clean_logits=original.get("logits"),
-        source_sha256=tuple(about.pop("source_sha256", ())),
-        **about,
+        **about.model_dump(exclude={"classes", "data", "split"}),
     )

@@ -15,6 +15,7 @@ from toolkit.registry import register
 from toolkit.types import Array
 
 _CHANNELS = (1, 3)
+_MAX_CLASSES = 25_000  # ImageNet-21k has 21,843; a label of 2**40 is no class
 
 
 @register("npz", path=True)
@@ -30,9 +31,8 @@ def npz(path: Path) -> Dataset:
     if ("x_train" in arrays) != ("y_train" in arrays):
         raise DataError(f"{path} has only one of x_train and y_train; expected both or neither")
     parts = [part for part in ("train", "test") if f"x_{part}" in arrays]
-    classes = read_classes(
-        arrays, labels=np.concatenate([arrays[f"y_{part}"].ravel() for part in parts]), what=str(path)
-    )
+    labels = [_whole_numbers(arrays[f"y_{part}"], what=f"{path}: y_{part}") for part in parts]
+    classes = read_classes(arrays, labels=np.concatenate(labels), what=str(path))
 
     def read(part: str) -> LabelledImages:
         return LabelledImages.from_arrays(
@@ -82,9 +82,19 @@ def read_classes(arrays: Mapping[str, Array], *, labels: Array, what: str) -> tu
         DataError: When `classes` is not a row of names, or there are no labels.
     """
     if "classes" in arrays:
-        if arrays["classes"].ndim != 1:
-            raise DataError(f"{what}: classes has shape {arrays['classes'].shape}; expected (K,) names")
+        if arrays["classes"].ndim != 1 or len(arrays["classes"]) > _MAX_CLASSES:
+            raise DataError(
+                f"{what}: classes has shape {arrays['classes'].shape}; expected (K,) names, at most {_MAX_CLASSES}"
+            )
         return tuple(str(name) for name in arrays["classes"])
     if not labels.size or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"{what}: labels are {labels.dtype} of shape {labels.shape}; expected one integer an image")
+    if labels.max() >= _MAX_CLASSES:
+        raise DataError(f"{what}: a label is {labels.max()}; expected less than {_MAX_CLASSES}")
     return tuple(str(label) for label in range(int(labels.max()) + 1))
+
+
+def _whole_numbers(labels: Array, *, what: str) -> Array:
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(f"{what}: labels are {labels.dtype} of shape {labels.shape}; expected one integer an image")
+    return labels.ravel().astype(np.int64)

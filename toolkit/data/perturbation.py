@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from toolkit.data.arrays import read_npz, write_npz
-from toolkit.data.source import parsing
+from toolkit.data.arrays import read_npy, read_npz, write_npz
 from toolkit.errors import DataError
 from toolkit.runs import Run, atomic
 from toolkit.types import Array
@@ -48,8 +47,7 @@ def load_perturbation(path: Path) -> Array:
     if file.suffix == ".npz":
         delta = read_npz(file, required=("delta",))["delta"]
     else:
-        with parsing(str(file), kind="an npy array"):
-            delta = np.load(file, allow_pickle=False)
+        delta = read_npy(file)
     if delta.ndim == 3:
         delta = delta[None]
     if delta.ndim != 4 or delta.dtype != np.float32 or not np.isfinite(delta).all():

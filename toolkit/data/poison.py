@@ -6,14 +6,15 @@ reader compares each poisoned image with the clean one of the same index before 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from toolkit.data.arrays import check_images, read_npz, to_float, to_storage, write_npz
 from toolkit.data.base import LabelledImages, Splits
+from toolkit.data.records import PoisonAbout
 from toolkit.errors import ConfigError, DataError
+from toolkit.reading import read_record
 from toolkit.runs import Run, write_json
 from toolkit.types import Array, Images, Labels
 
@@ -51,6 +52,12 @@ class PoisonedImages:
 
     def __post_init__(self) -> None:
         check_images(self.images, what=f"poison of {self.data}")
+        kinds = self.labels.dtype.kind + self.index.dtype.kind + self.poisoned.dtype.kind
+        if kinds != "iib" or {self.labels.ndim, self.index.ndim, self.poisoned.ndim} != {1}:
+            raise DataError(
+                f"poison of {self.data}: labels, index and mask are of the kinds {kinds!r}; expected one row each of "
+                "integers, integers and truth values; make the poison again"
+            )
         sizes = {len(self.images), len(self.labels), len(self.index), len(self.poisoned)}
         if len(sizes) > 1 or np.any(np.diff(self.index) <= 0):
             raise DataError(
@@ -145,15 +152,12 @@ def load_poison(run: Run) -> PoisonedImages:
         RunError: For a changed or missing file.
         DataError: For arrays that do not fit together.
     """
-    about = json.loads(run.file(ABOUT).read_text(encoding="utf-8"))
+    about = read_record(run.file(ABOUT), PoisonAbout)
     arrays = read_npz(run.file(ARRAYS), required=("x", "y", "index", "poisoned"))
-    target = about.pop("target")
     return PoisonedImages(
         images=to_float(arrays["x"], what=f"{run.path}/{ARRAYS}"),
         labels=arrays["y"],
         index=arrays["index"],
         poisoned=arrays["poisoned"],
-        classes=tuple(about.pop("classes")),
-        target=None if target is None else tuple(target),
-        **about,
+        **about.model_dump(),
     )

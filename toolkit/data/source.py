@@ -18,7 +18,8 @@ from toolkit.optional import require
 from toolkit.progress import Advance, progress
 
 #: Largest array that a file may unpack to: ImageNet's validation images at 224x224 are 7.5 GB of uint8, 30 GB of float32.
-MAX_BYTES = 64 * 2**30
+#: Never more than this machine's memory, so that a bomb is refused by its header.
+MAX_BYTES = min(64 * 2**30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 _CHUNK_BYTES = 1 << 20
 
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 
 from toolkit.errors import ConfigError, DataError, ModelError
+from toolkit.exhaustion import BatchSize, in_pieces
 from toolkit.optional import require
 from toolkit.registry import Entry, entries, find
 from toolkit.types import Images, Logits
@@ -197,14 +198,15 @@ def reader_of(path: Path) -> Entry:
 
 
 def predict_all(
-    engine: Engine, images: Images, *, batch_size: int, advance: Callable[[int], object] | None = None
+    engine: Engine, images: Images, *, batch_size: int | BatchSize, advance: Callable[[int], object] | None = None
 ) -> Logits:
     """Return the logits (N, K) of any number of images, in batches that the engine can take.
 
     Args:
         engine: The engine.
         images: (N, C, H, W) float32 in [0, 1].
-        batch_size: Images a call; an engine with a smaller `max_batch` gets that many.
+        batch_size: Images a call; an engine with a smaller `max_batch` gets that many, and half of them where memory runs
+            out. A `BatchSize` remembers that for the next call.
         advance: Called after each batch with its size.
 
     Raises:
@@ -213,19 +215,23 @@ def predict_all(
     """
     info = engine.info
     check_input(replace(info, max_batch=None), images)
-    size = min(batch_size, info.max_batch or batch_size)
+    size = batch_size if isinstance(batch_size, BatchSize) else BatchSize(batch_size)
+    size.images = min(size.images, info.max_batch or size.images)
     logits = np.empty((len(images), info.num_classes), np.float32)
-    for start in range(0, len(images), size):
-        batch = images[start : start + size]
+
+    def run(start: int, stop: int) -> None:
+        batch = images[start:stop]
         part = engine.predict(batch)
         if part.shape != (len(batch), info.num_classes):
             raise ModelError(
                 f"{info.backend} gave logits of shape {part.shape} for {len(batch)} images; "
                 f"expected ({len(batch)}, {info.num_classes})"
             )
-        logits[start : start + size] = part
+        logits[start:stop] = part
         if advance:
             advance(len(batch))
+
+    in_pieces(len(images), size, run)
     return logits
 
 

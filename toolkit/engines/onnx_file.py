@@ -7,8 +7,9 @@ Field numbers: onnx.proto3 of ONNX 1.18 (they never change).
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,14 @@ TYPES = {
     10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 16: "bfloat16",
 }  # fmt: skip
 _PREFIX = "edgeproof."
+_MAX_BYTES = 2**31  # protobuf's own limit: larger graphs keep their weights beside them
+_MAX_FIELDS = 2**22  # of one message; a graph of a hundred layers has some hundreds
+_MAX_IMAGE = 2**28  # numbers of one image: 1 GiB of float32
+_MAX_CLASSES, _MAX_BATCH = 10**6, 2**16
+_SIZES = {
+    "float32": 4, "uint8": 1, "int8": 1, "uint16": 2, "int16": 2, "int32": 4, "int64": 8, "bool": 1, "float16": 2, "float64": 8,
+    "uint32": 4, "uint64": 8, "bfloat16": 2,
+}  # fmt: skip
 _QUANTIZED = ("DequantizeLinear", "QLinearConv", "FakeQuantize")  # the last is OpenVINO's
 
 
@@ -62,14 +71,21 @@ class OnnxSummary:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The class names that our exporter has written, or ()."""
-        return tuple(str(name) for name in self.noted("classes") or ())
+        """The class names that our exporter has written, or ().
+
+        Raises:
+            ModelError: When something else stands there.
+        """
+        names = self.noted("classes") or ()
+        if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+            raise ModelError("the metadata edgeproof.classes of the graph are no list of names; export it again")
+        return tuple(names)
 
     def noted(self, key: str) -> Any:
         """Return what our exporter has written under a metadata key, read as JSON; None where there is nothing."""
         try:
             return json.loads(self.metadata.get(_PREFIX + key, "null"))
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
 
     def signature(self, path: Path) -> Signature:
@@ -85,6 +101,9 @@ class OnnxSummary:
         outputs = [value for value in self.outputs if value.name == "logits"] or self.outputs[:1]
         classes = (outputs[0].shape or ("?",))[-1]
         batch = (self.inputs[0].shape or ("?",))[0]
+        for what, size, largest in (("classes", classes, _MAX_CLASSES), ("images a call", batch, _MAX_BATCH)):
+            if isinstance(size, int) and not 0 < size <= largest:
+                raise ModelError(f"{path} says that it has {size} {what}; expected 1 to {largest}")
         return Signature(
             input=self.inputs[0].name,
             output=outputs[0].name,
@@ -109,10 +128,13 @@ def read_onnx(path: Path) -> OnnxSummary:
     """Read the inputs, outputs, operators, tensor types and metadata of an ONNX file.
 
     Raises:
-        ModelError: When it is missing, empty, truncated or no ONNX file.
+        ModelError: When it is missing, empty, truncated or no ONNX file, or a stored tensor does not fill its shape or lies
+            outside the file's folder.
     """
     try:
-        return _model(memoryview(path.read_bytes()))
+        if path.stat().st_size > _MAX_BYTES:
+            raise ModelError(f"{path} has {path.stat().st_size} bytes; an ONNX file has at most {_MAX_BYTES}")
+        return _model(memoryview(path.read_bytes()), folder=path.resolve().parent)
     except OSError as error:
         raise ModelError(f"{path} cannot be read ({error.strerror})") from error
     except (ValueError, IndexError, KeyError) as error:
@@ -138,13 +160,15 @@ def _image_shape(summary: OnnxSummary, path: Path) -> tuple[int, int, int]:
     if len(shape) not in (0, 4):
         raise ModelError(f"{takes}; {wanted}")
     sizes = [size for size in shape[1:] if isinstance(size, int)] if shape else []
-    noted: Sequence[int] = sizes if len(sizes) == 3 else summary.noted("input_shape") or ()
-    if len(noted) != 3:
+    found: Any = sizes if len(sizes) == 3 else summary.noted("input_shape") or ()
+    if not isinstance(found, list) or len(found) != 3 or not all(isinstance(size, int) for size in found):
         raise ModelError(f"{takes}; {wanted}: fix C, H and W when exporting, only N may be free")
-    return int(noted[0]), int(noted[1]), int(noted[2])
+    if min(found) < 1 or math.prod(found) > _MAX_IMAGE:
+        raise ModelError(f"{takes}; {wanted} with C * H * W from 1 to {_MAX_IMAGE}")
+    return found[0], found[1], found[2]
 
 
-def _model(view: memoryview) -> OnnxSummary:
+def _model(view: memoryview, *, folder: Path) -> OnnxSummary:
     graph, metadata = None, {}
     for number, value in _fields(view):
         if number == 7:
@@ -154,10 +178,10 @@ def _model(view: memoryview) -> OnnxSummary:
             metadata[_text(entry[1])] = _text(entry.get(2, view[:0]))
     if graph is None:
         raise ValueError("it holds no graph")
-    return _graph(graph, metadata)
+    return _graph(graph, metadata, folder=folder)
 
 
-def _graph(graph: memoryview, metadata: Mapping[str, str]) -> OnnxSummary:
+def _graph(graph: memoryview, metadata: Mapping[str, str], *, folder: Path) -> OnnxSummary:
     operators: Counter[str] = Counter()
     initializers: dict[str, str] = {}
     inputs, outputs = [], []
@@ -165,8 +189,8 @@ def _graph(graph: memoryview, metadata: Mapping[str, str]) -> OnnxSummary:
         if number == 1:
             operators[_text(_first(value, 4))] += 1
         elif number == 5:
-            kind = _first(value, 2)
-            initializers[_text(_first(value, 8))] = TYPES.get(kind if isinstance(kind, int) else 0, "unknown")
+            name, kind = _tensor(_bytes(value), folder=folder)
+            initializers[name] = kind
         elif number == 11:
             inputs.append(_value_info(value))
         elif number == 12:
@@ -175,6 +199,44 @@ def _graph(graph: memoryview, metadata: Mapping[str, str]) -> OnnxSummary:
     if not free or not outputs:
         raise ValueError("its graph has no input or no output")
     return OnnxSummary(free, tuple(outputs), dict(operators), dict(Counter(initializers.values())), metadata)
+
+
+def _tensor(view: memoryview, *, folder: Path) -> tuple[str, str]:
+    """Return name and type of a stored tensor, after holding what it stores to its shape, and its place to the file's folder."""
+    name, kind, dims, raw = "", 0, [], None
+    for number, value in _fields(view):
+        if number == 1:
+            dims += _numbers(value)
+        elif number == 2 and isinstance(value, int):
+            kind = value
+        elif number == 8:
+            name = _text(value)
+        elif number == 9:
+            raw = _bytes(value)
+        elif number == 13:
+            _check_place({_text(_first(value, 1)): _text(_first(value, 2))}.get("location", "."), name, folder=folder)
+    size = _SIZES.get(TYPES.get(kind, ""))
+    if raw is not None and size and math.prod(dims) * size != len(raw):
+        raise ValueError(f"tensor {name!r} of shape {dims[:8]} and type {TYPES[kind]} in {len(raw)} bytes")
+    return name, TYPES.get(kind, "unknown")
+
+
+def _numbers(value: int | memoryview) -> list[int]:
+    """Return repeated numbers, packed or one by one."""
+    if isinstance(value, int):
+        return [value]
+    found, position = [], 0
+    while position < len(value):
+        number, position = _varint(value, position)
+        found.append(number)
+    return found
+
+
+def _check_place(location: str, name: str, *, folder: Path) -> None:
+    """Refuse tensors that would be read from anywhere else than the file's folder."""
+    place = (folder / location).resolve()
+    if place != folder and folder not in place.parents:
+        raise ValueError(f"tensor {name!r} lies in {location[:200]!r}, outside the file's folder")
 
 
 def _value_info(value: int | memoryview) -> ValueInfo:
@@ -211,8 +273,11 @@ def _text(value: int | memoryview) -> str:
 
 def _fields(view: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """Walk one protobuf message: (field number, value), a number for varints and a view for everything with a length."""
-    position = 0
+    position = count = 0
     while position < len(view):
+        count += 1
+        if count > _MAX_FIELDS:
+            raise ValueError(f"a message with more than {_MAX_FIELDS} fields")
         key, position = _varint(view, position)
         kind = key & 7
         if kind == 0:

@@ -7,16 +7,17 @@ transpose; `miss` and `false-alarm` name the halves of their matrix so that neit
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from toolkit.errors import ConfigError, nearest
+from toolkit.data.arrays import read_npy
+from toolkit.errors import ConfigError, DataError, nearest
 from toolkit.evaluation import metrics
 from toolkit.evaluation.results import CostPairRecord, CostRecord, CostsRecord
+from toolkit.reading import read_json
 from toolkit.types import Array, Labels
 
 Side: TypeAlias = Literal["miss", "false-alarm", "both"]
@@ -86,7 +87,9 @@ def read_costs(path: Path, *, classes: Sequence[str]) -> Array:
         matrix = np.array(rows, dtype=np.float64)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror or error})") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except DataError as error:
+        raise ConfigError(str(error)) from error
+    except (ValueError, KeyError, TypeError, OverflowError, csv.Error) as error:
         raise ConfigError(f"{path} is no matrix of numbers ({error}); expected a row a true class") from error
     if not names:
         return matrix
@@ -172,9 +175,9 @@ def _read_csv(path: Path) -> tuple[list[str], Any]:
 
 
 def _read_json(path: Path) -> tuple[list[str], Any]:
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path)
     return (list(map(str, content["classes"])), content["costs"]) if isinstance(content, dict) else ([], content)
 
 
 def _read_npy(path: Path) -> tuple[list[str], Any]:
-    return [], np.load(path, allow_pickle=False)
+    return [], read_npy(path)

@@ -30,6 +30,7 @@ from toolkit.evaluation.results import CostsRecord, EngineRecord, InvarianceReco
 from toolkit.evaluation.samples import sample_arrays
 from toolkit.evaluation.scoring import CLEAN, Predictions
 from toolkit.evaluation.summary import AllLogits, complete
+from toolkit.exhaustion import BatchSize
 from toolkit.progress import progress
 from toolkit.runs import Run, write_json, write_text
 from toolkit.types import Logits
@@ -135,6 +136,7 @@ def _run_all(
     engines: Mapping[str, Engine], inputs: EvalInputs, sets: Sequence[SetRecord], *, config: EvalConfig, folder: Path
 ) -> dict[tuple[str, str], Logits]:
     images, found = inputs.images(), {}
+    sizes = {name: BatchSize(config.batch_size) for name in engines}
     with progress("evaluate", len(engines) * len(sets) * len(inputs.clean)) as advance:
         for (name, engine), set_ in product(engines.items(), sets):
             file = logits_name(name, set_.name)
@@ -142,7 +144,7 @@ def _run_all(
             logits = load_saved_logits(folder, file, key=key)
             if logits is None:
                 step = partial(advance, note=f"{name} on {set_.name}")
-                logits = predict_all(engine, images[set_.name], batch_size=config.batch_size, advance=step)
+                logits = predict_all(engine, images[set_.name], batch_size=sizes[name], advance=step)
                 save_logits(folder, file, logits, key=key)
             else:
                 advance(len(logits), note="saved earlier")

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.data.arrays import read_npz, write_npz
+from toolkit.data.arrays import read_npy, read_npz, write_npz
 from toolkit.data.base import LabelledImages, load_adversarial_set, save_adversarial_set
 from toolkit.data.shard import Shard, check_complete, interleave
 from toolkit.errors import DataError
 from toolkit.evaluation.logits import logits_name, save_logits
 from toolkit.evaluation.results import EngineRecord, Results
+from toolkit.evaluation.saved import read_results
 from toolkit.evaluation.summary import recompute_from
 from toolkit.runs import Run, write_text
 from toolkit.types import Array
@@ -108,7 +109,7 @@ def _clean(parts: Sequence[LabelledImages], shards: Sequence[Shard]) -> Labelled
 
 
 def _merge_eval(runs: Sequence[Run], shards: Sequence[Shard], out: Run) -> None:
-    results = [Results.model_validate_json(run.file("results.json").read_bytes()) for run in runs]
+    results = [read_results(run.file("results.json")) for run in runs]
     samples = [read_npz(run.file("samples.npz"), required=("index", "labels")) for run in runs]
     for run, found in zip(runs, results, strict=True):
         _check_same_engines(runs[0], results[0], run, found)
@@ -124,7 +125,7 @@ def _merge_eval(runs: Sequence[Run], shards: Sequence[Shard], out: Run) -> None:
     for engine in about.engines:
         for set_ in about.sets:
             name = logits_name(engine.name, set_.name)
-            logits[engine.name, set_.name] = interleave([np.load(run.file(name)) for run in runs], shards)
+            logits[engine.name, set_.name] = interleave([read_npy(run.file(name)) for run in runs], shards)
             save_logits(out.path, name, logits[engine.name, set_.name], key="merged")
     merged = recompute_from(about, logits, arrays)
     write_text(out.path / "results.json", merged.model_dump_json(indent=1) + "\n")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from toolkit.data.arrays import read_npz
-from toolkit.errors import RunError
+from toolkit.data.arrays import read_npy, read_npz
+from toolkit.errors import DataError, RunError
 from toolkit.evaluation import masking
 from toolkit.evaluation.gap import measured_gaps, with_threats, worst_cases
 from toolkit.evaluation.gates import Gate, bind_gates, judge, parse_gates
@@ -16,6 +16,7 @@ from toolkit.evaluation.logits import logits_name
 from toolkit.evaluation.metrics import predictions
 from toolkit.evaluation.results import Results
 from toolkit.evaluation.sanity import check_engine, check_logits, check_results
+from toolkit.evaluation.saved import read_results
 from toolkit.evaluation.scoring import Predictions, pair_up, score
 from toolkit.runs import Run
 from toolkit.types import Array, Logits
@@ -53,7 +54,7 @@ def recompute(run: Run) -> Results:
     Raises:
         RunError: For a file that is missing or was changed.
     """
-    about = Results.model_validate_json(run.file("results.json").read_bytes())
+    about = read_results(run.file("results.json"))
     samples = read_npz(run.file("samples.npz"), required=("labels",))
     logits = {
         (engine.name, set_.name): _load(run.file(logits_name(engine.name, set_.name)))
@@ -92,7 +93,6 @@ def _gates_of(about: Results) -> tuple[Gate, ...]:
 
 def _load(path: Path) -> Logits:
     try:
-        logits: Logits = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+        return read_npy(path)
+    except DataError as error:
         raise RunError(f"{path} cannot be read as an array ({error}); evaluate again") from error
-    return logits

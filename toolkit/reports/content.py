@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
 from toolkit.config import EvalConfig
 from toolkit.data.arrays import read_npz
-from toolkit.errors import RunError
+from toolkit.errors import DataError, RunError
 from toolkit.evaluation.results import CellRecord, Results, SetRecord
+from toolkit.evaluation.saved import read_results
 from toolkit.evaluation.scoring import strongest
 from toolkit.options import SHORT
 from toolkit.reports.numbers import visible, visible_results
@@ -70,11 +70,11 @@ def read_eval_run(run: Run) -> EvalRun:
     keys = {(cell.engine, cell.set): f"pred/{cell.engine}--{cell.set}" for cell in results.cells}
     arrays = read_npz(run.file("samples.npz"), required=("index", "labels", "clean_hash", *keys.values()))
     labels = arrays["labels"]
-    for name in ("index", "clean_hash", *keys.values()):
-        if arrays[name].shape != labels.shape:
+    for name in ("labels", "index", "clean_hash", *keys.values()):
+        if arrays[name].shape != labels.shape or labels.ndim != 1 or arrays[name].dtype.kind not in "iu":
             raise RunError(
-                f"{run.path}/samples.npz: {name!r} has shape {arrays[name].shape}; expected {labels.shape} as labels have; "
-                "repeat the evaluation"
+                f"{run.path}/samples.npz: {name!r} is {arrays[name].dtype} of shape {arrays[name].shape}; expected whole "
+                f"numbers of shape {labels.shape} as labels have; repeat the evaluation"
             )
     return EvalRun(
         results=visible_results(results),
@@ -82,7 +82,7 @@ def read_eval_run(run: Run) -> EvalRun:
         labels=labels,
         clean_hash=arrays["clean_hash"],
         predictions={(visible(engine), visible(set_)): arrays[key] for (engine, set_), key in keys.items()},
-        gallery=_gallery(results, arrays),
+        gallery=_gallery(results, arrays, run),
         command=command_line(run.config),
     )
 
@@ -122,22 +122,27 @@ def worst_cell(results: Results, engine: str) -> CellRecord | None:
 def _read_results(run: Run) -> Results:
     file = run.file("results.json")
     try:
-        return Results.model_validate_json(file.read_bytes())
-    except (OSError, ValidationError) as error:
-        reason = str(error).splitlines()[0]
-        raise RunError(f"{file} cannot be read as results ({reason}); repeat the evaluation") from error
+        return read_results(file)
+    except DataError as error:
+        raise RunError(f"{run.path}: cannot be read as results ({error}); repeat the evaluation") from error
 
 
-def _gallery(results: Results, arrays: Mapping[str, Array]) -> Gallery | None:
-    rows = arrays.get("gallery_index", np.empty(0, np.int64))
-    if not len(rows):
+def _gallery(results: Results, arrays: Mapping[str, Array], run: Run) -> Gallery | None:
+    rows, clean = arrays.get("gallery_index", np.empty(0, np.int64)), arrays.get("gallery_clean", np.empty(0))
+    if not rows.size:
         return None
-    attacked = {
-        visible(set_.name): _to_float(arrays[f"gallery/{set_.name}"])
-        for set_ in adversarial_sets(results)
-        if f"gallery/{set_.name}" in arrays
-    }
-    return Gallery(rows=rows, clean=_to_float(arrays["gallery_clean"]), attacked=attacked)
+    shown = {set_.name: arrays.get(f"gallery/{set_.name}", clean) for set_ in adversarial_sets(results)}
+    inside = rows.dtype.kind in "iu" and rows.ndim == 1 and 0 <= rows.min() <= rows.max() < len(arrays["labels"])
+    if not (inside and all(_are_images(images, like=clean, count=len(rows)) for images in (clean, *shown.values()))):
+        raise RunError(f"{run.path}/samples.npz: its gallery does not fit together; repeat the evaluation")
+    attacked = {visible(name): _to_float(shown[name]) for name in shown if f"gallery/{name}" in arrays}
+    return Gallery(rows=rows, clean=_to_float(clean), attacked=attacked)
+
+
+def _are_images(images: Array, *, like: Array, count: int) -> bool:
+    if images.ndim != 4 or images.shape != like.shape or len(images) != count or not images.size:
+        return False
+    return images.dtype == np.uint8 or (images.dtype == np.float32 and bool(np.isfinite(images).all()))
 
 
 def _to_float(images: Array) -> Images:

@@ -21,6 +21,7 @@ from toolkit.progress import progress
 from toolkit.runs import Run, write_json, write_text
 
 _SECONDS = 20.0
+_MAX_LIST_BYTES = 2**24
 _ANSWERS = "answers"
 
 
@@ -63,8 +64,13 @@ def read_instances(config: FalsifyConfig) -> tuple[Instance, ...]:
     if config.instances is None or any(single):
         raise ConfigError("expected either --vnnlib FILE with --graph FILE.onnx, or --instances FILE.csv")
     file = Path(config.instances)
-    with file.open(encoding="utf-8", newline="") as lines:
-        rows = [row for row in csv.reader(lines) if row]
+    if file.is_file() and file.stat().st_size > _MAX_LIST_BYTES:
+        raise DataError(f"{file} has {file.stat().st_size} bytes; expected at most {_MAX_LIST_BYTES}")
+    try:
+        with file.open(encoding="utf-8", newline="") as lines:
+            rows = [row for row in csv.reader(lines) if row]
+    except (ValueError, csv.Error) as error:
+        raise DataError(f"{file} is no CSV file ({error}); expected graph,property,seconds in each row") from error
     if not rows:
         raise DataError(f"{file} has no rows; expected graph,property,seconds in each")
     return tuple(_instance(row, number, file, timeout=config.timeout) for number, row in enumerate(rows, 1))
