@@ -15,7 +15,7 @@ from pathlib import Path
 
 from toolkit.evaluation.results import Results
 from toolkit.reports.numbers import interval, percent
-from toolkit.runs import write_text
+from toolkit.runs import write_json
 
 CLI = Path(__file__).resolve().parent.parent / "cli.py"
 STOPS = ("first", "margin=1", "margin=3", "never")
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--limit", type=int, default=2000, help="images")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders go")
-    parser.add_argument("--results", type=Path, help="folder for stopping.json and stopping.md")
+    parser.add_argument("--results", type=Path, help="folder for stopping.json")
     options = parser.parse_args()
     folders = [options.runs / f"stop-{stop.replace('=', '-')}" for stop in STOPS]
     for stop, folder in zip(STOPS, folders, strict=True):
@@ -41,18 +41,28 @@ def main() -> None:
     sets = " ".join(f"--adversaries {folder}" for folder in folders)
     verdict = options.runs / "stop-verdict"
     command(f"eval --engine {options.model} --engine {options.graphs} {sets} --no-throughput --out {verdict}")
-    text = (verdict / "results.json").read_text(encoding="utf-8")
-    table = markdown(Results.model_validate_json(text))
+    results = Results.model_validate_json((verdict / "results.json").read_bytes())
+    table = markdown(results)
     print(table)
     if options.results:
-        write_text(options.results / "stopping.json", text)
-        write_text(options.results / "stopping.md", table)
+        settings = {key: getattr(options, key) for key in ("eps", "steps", "limit")}
+        write_json(options.results / "stopping.json", {"settings": settings, **counts(results)})
 
 
 def command(line: str) -> None:
     """Run a command of the toolkit, shown as it is typed."""
     print(f"$ python cli.py {line}", file=sys.stderr, flush=True)
     subprocess.run([sys.executable, str(CLI), *shlex.split(line)], check=True, stdout=subprocess.DEVNULL)
+
+
+def counts(results: Results) -> dict[str, object]:
+    """Return the images right by build and rule to stop, and where they were measured."""
+    sets = dict(zip(("clean", *STOPS), (set_.name for set_ in results.sets), strict=True))
+    right = {
+        engine.name: {stop: results.cell(engine.name, name).accuracy.hits for stop, name in sets.items()}
+        for engine in results.engines
+    }
+    return {"images": results.data["count"], "right": right, "environment": results.environment}
 
 
 def markdown(results: Results) -> str:
