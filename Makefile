@@ -10,7 +10,7 @@ CONSTRAINTS = $(if $(filter 3.10,$(shell $(PYTHON) -c 'import sys; print("%d.%d"
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test slow two-hosts edge edge-bundle edge-check lint types gpu-check clean
+.PHONY: demo test slow two-hosts edge edge-bundle edge-check lint types gpu-check reliability fuzz soak clean
 
 demo: $(VENV)/.train
 	$(RUN) cli.py demo
@@ -47,6 +47,19 @@ edge-check: $(EDGE_VENV)/.ready
 gpu-check: $(VENV)/.dev
 	$(RUN) $(PIP_INSTALL) --editable '.[cuda]'
 	tests/gpu/check.sh $(RUN)
+
+# Each stage killed a hundred times and run on disks that fill up; docs/reliability.md has the figures.
+reliability: $(VENV)/.dev
+	$(RUN) -m tests.reliability.kills --kills 100
+	$(RUN) -m tests.reliability.full_disks
+
+# Every reader on damaged files, 100,000 each where one takes less than a millisecond.
+fuzz: $(VENV)/.dev
+	$(RUN) -m tests.fuzzing.long
+
+# An hour of crafting and evaluating in one process, with its memory and its open files.
+soak: $(VENV)/.train
+	$(RUN) benchmarks/soak.py --minutes 60
 
 clean:
 	rm -rf $(VENV) .venv-edge* build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -206,6 +206,38 @@ def test_a_run_is_known_by_its_identity_where_its_configuration_holds_paths(tmp_
     assert run.config == {"model": "/here"}
 
 
+def test_what_a_killed_process_was_writing_is_swept_away_but_not_from_another_run(tmp_path: Path) -> None:
+    with Run.start("study", "s", config={}, out=tmp_path / "run") as run:
+        inner = Run.start("job", "j", config={}, out=run.path / "jobs" / "j")
+        for folder in (run.path / "shards", inner.path):
+            folder.mkdir(exist_ok=True)
+            (folder / ".0.npz.123.tmp.npz").write_text("half")
+    with Run.start("study", "s", config={}, out=tmp_path / "run") as again:
+        assert not list((again.path / "shards").iterdir())
+        assert (inner.path / ".0.npz.123.tmp.npz").exists()
+    inner.close()
+
+
+def test_a_run_killed_while_it_discards_is_tidied_and_nothing_outside_it(tmp_path: Path) -> None:
+    run = finished(tmp_path)
+    (run.path / "shards").mkdir()
+    (run.path / "shards" / "0.npz").write_bytes(b"part")
+    (tmp_path / "outside").write_bytes(b"mine")
+    write_json(run.path / ".discard", ["shards", "..", "../outside", ".", ""])
+    Run.start("train", "toy", config=CONFIG, seed=0, root=tmp_path).close()
+    assert sorted(path.name for path in run.path.iterdir()) == [".identity", ".lock", "manifest.json", "model.bin"]
+    assert (tmp_path / "outside").exists()
+
+
+def test_a_manifest_that_lists_what_is_outside_its_folder_is_refused(tmp_path: Path) -> None:
+    run = finished(tmp_path)
+    values = json.loads((run.path / "manifest.json").read_text())
+    values["outputs"][0]["path"] = "../../secret"
+    (run.path / "manifest.json").write_text(json.dumps(values))
+    with pytest.raises(RunError, match=r"lists '\.\./\.\./secret', which is not in its folder"):
+        Run.open(run.path)
+
+
 def test_a_folder_whose_claim_was_killed_can_be_claimed_again(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "..identity.123.tmp").write_text("half")

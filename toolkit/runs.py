@@ -7,6 +7,7 @@ without a manifest is unfinished: the same command continues it. One process at 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -70,6 +71,9 @@ def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems know no synchronisation of folders
+            raise
     finally:
         os.close(descriptor)
 
@@ -346,8 +350,9 @@ class Run:
         """Delete intermediate state of a finished run, by the list that survives a kill in the middle of it."""
         listed = self.path / _DISCARD
         if listed.is_file():
-            for name in json.loads(listed.read_text(encoding="utf-8")):
-                _remove(self.path / Path(name).name)
+            for name in map(str, json.loads(listed.read_text(encoding="utf-8"))):
+                if name and name == Path(name).name != "..":  # the folder may be a stranger's
+                    _remove(self.path / name)
             listed.unlink()
 
     def _empty(self) -> None:

@@ -193,6 +193,20 @@ def test_an_absurdly_large_batch_is_refused(folder: Path, monkeypatch: pytest.Mo
         _ = load_dataset("cifar10").train
 
 
+def test_an_archive_that_unpacks_to_too_much_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("toolkit.data.cifar10._MAX_ARCHIVE_BYTES", 20_000)
+    binary_tar(folder, cifar_batches())
+    with pytest.raises(DataError, match=r"cifar-10-binary\.tar\.gz unpacks to more than 20000 bytes"):
+        _ = load_dataset("cifar10").train
+
+
+def test_an_archive_of_too_many_members_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.mkdir()
+    write_tar(folder / "cifar-10-binary.tar.gz", {f"n{number}": b"" for number in range(200)})
+    with pytest.raises(DataError, match="has more than 100 members"):
+        load_dataset("cifar10")
+
+
 def test_links_in_an_archive_are_not_followed(folder: Path) -> None:
     folder.mkdir()
     with tarfile.open(folder / "cifar-10-binary.tar.gz", "w:gz") as archive:

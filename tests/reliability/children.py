@@ -14,7 +14,7 @@ import signal
 import struct
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,9 @@ _PRELOADED = (
     "cli", "jinja2", "numpy.testing", "onnx", "onnxruntime", "onnxconverter_common.float16", "PIL.PngImagePlugin", "rich.progress",
     "scipy.stats", "torch._dynamo", "torch.onnx",
 )  # fmt: skip
+
+
+KILLED = -signal.SIGKILL
 
 
 @dataclass(frozen=True)
@@ -50,13 +53,29 @@ def preload() -> None:
     toolkit.environment._revision = lambda: "as preloaded"
 
 
+def command(arguments: Sequence[str]) -> Callable[[], int]:
+    """Return what runs `cli.py` with these arguments and gives its exit status."""
+
+    def work() -> int:
+        import cli
+
+        sys.argv = ["cli.py", *arguments]
+        try:
+            cli.main()
+        except SystemExit as stop:
+            return int(stop.code or 0)
+        return 0
+
+    return work
+
+
 def run_child(
-    arguments: Sequence[str], *, watched: Path, log: Path, after: float | None = None, moment: int | None = None
+    work: Callable[[], int], *, watched: Path, log: Path, after: float | None = None, moment: int | None = None
 ) -> Outcome:
-    """Run `cli.py` with these arguments in a forked child.
+    """Do some work in a forked child.
 
     Args:
-        arguments: Of the command line.
+        work: Returns the child's exit status.
         watched: The run folder whose changes are counted.
         log: Gets what the child prints.
         after: Seconds after which it is killed.
@@ -66,7 +85,7 @@ def run_child(
     began = time.monotonic()
     child = os.fork()
     if child == 0:
-        _be_the_child(arguments, watched=watched, log=log, moment=moment, count=count)
+        _be_the_child(work, watched=watched, log=log, moment=moment, count=count)
     if after is not None:
         time.sleep(max(0.0, began + after - time.monotonic()))
         os.kill(child, signal.SIGKILL)
@@ -74,30 +93,19 @@ def run_child(
     return Outcome(os.waitstatus_to_exitcode(status), time.monotonic() - began, struct.unpack("q", count[:8])[0])
 
 
-def _be_the_child(arguments: Sequence[str], *, watched: Path, log: Path, moment: int | None, count: mmap.mmap) -> None:
+def _be_the_child(work: Callable[[], int], *, watched: Path, log: Path, moment: int | None, count: mmap.mmap) -> None:
     status = 70
     try:
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
         _watch(str(watched), moment=moment, count=count)
-        sys.argv = ["cli.py", *arguments]
-        status = _main()
+        status = work()
     finally:
         with contextlib.suppress(Exception):
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(status)  # no handler of the parent's (pytest's, a thread pool's) runs in the child
-
-
-def _main() -> int:
-    import cli
-
-    try:
-        cli.main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 def _watch(folder: str, *, moment: int | None, count: mmap.mmap) -> None:

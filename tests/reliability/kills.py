@@ -23,10 +23,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.reliability.children import Outcome, preload, run_child
+from tests.reliability.children import KILLED, Outcome, command, preload, run_child
 from tests.reliability.stages import STAGES, Stage, killed_stages
 
-_KILLED = -9
 _LOCK = ".lock"
 
 
@@ -80,8 +79,8 @@ def kill_stage(stage: Stage, root: Path, *, kills: int, seed: int) -> Figures:
             kill: dict[str, Any] = {"moment": dice.randint(1, undisturbed.moments)}
         else:
             kill = {"after": dice.random() * undisturbed.seconds}
-        outcome = run_child(stage.arguments(root, out), watched=out, log=log, **kill)
-        if outcome.status != _KILLED:
+        outcome = run_child(command(stage.arguments(root, out)), watched=out, log=log, **kill)
+        if outcome.status != KILLED:
             figures.too_late += 1
             continue
         figures.by_moment += by_moment
@@ -115,7 +114,7 @@ def _needed(wanted: Sequence[Stage]) -> list[Stage]:
 
 
 def _run(stage: Stage, root: Path, out: Path, log: Path) -> Outcome:
-    outcome = run_child(stage.arguments(root, out), watched=out, log=log)
+    outcome = run_child(command(stage.arguments(root, out)), watched=out, log=log)
     if outcome.status:
         said = log.read_text(encoding="utf-8", errors="replace").splitlines()[-1:]
         raise RuntimeError(f"{stage.name} ended with status {outcome.status}: {said}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import tarfile
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -12,7 +13,7 @@ import numpy as np
 from toolkit.data.base import Dataset, LabelledImages
 from toolkit.data.parquet import read_parquet
 from toolkit.data.pickles import read_pickled_dict
-from toolkit.data.source import RemoteFile, find_dataset, parsing
+from toolkit.data.source import LimitedReader, RemoteFile, find_dataset, parsing
 from toolkit.errors import DataError
 from toolkit.registry import register
 from toolkit.types import Array
@@ -22,6 +23,8 @@ _BATCHES = {"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "t
 _SHAPE = (3, 32, 32)
 _PIXELS = 3 * 32 * 32
 _MAX_BATCH_BYTES = 2**26  # the official ones are 31 MB
+_MAX_ARCHIVE_BYTES = 2**29  # the official ones unpack to 186 MB
+_MAX_MEMBERS = 100
 _BINARY = ("", "cifar-10-batches-bin", "cifar-10-binary.tar.gz")
 _PYTHON = ("", "cifar-10-batches-py", "cifar-10-python.tar.gz")
 _PARQUET = ("", "data", "plain_text")
@@ -102,8 +105,14 @@ def _read_files(place: Path, names: Sequence[str]) -> dict[str, bytes]:
         _check_sizes(place, sizes)
         return {name: (place / name).read_bytes() for name in names}
     found: dict[str, bytes] = {}
-    with parsing(str(place), kind="a tar archive"), tarfile.open(place) as archive:
-        for member in archive:
+    with (
+        parsing(str(place), kind="a tar archive"),
+        gzip.open(place) as unpacked,
+        tarfile.open(fileobj=LimitedReader(unpacked, _MAX_ARCHIVE_BYTES, what=str(place)), mode="r:") as archive,
+    ):
+        for number, member in enumerate(archive):
+            if number > _MAX_MEMBERS:
+                raise DataError(f"{place} has more than {_MAX_MEMBERS} members; expected {len(names)} batches")
             _check_sizes(place, {member.name: member.size})
             name = PurePosixPath(member.name).name
             content = archive.extractfile(member) if member.isreg() and name in names else None

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from toolkit.errors import DataError, ToolkitError
 from toolkit.optional import require
@@ -157,3 +157,34 @@ def read_exactly(file: BinaryIO, size: int, *, what: str) -> bytearray:
     if file.read(1):
         raise DataError(f"{what} goes on after the {size} bytes that its header announces; fetch it again")
     return data
+
+
+class LimitedReader:
+    """An unpacked file, no byte of which is read behind a limit: what a header asks for is not trusted.
+
+    Raises:
+        DataError: On reading or seeking further.
+    """
+
+    def __init__(self, file: IO[bytes], limit: int, *, what: str) -> None:
+        self._file, self._limit, self._what = file, limit, what
+
+    def read(self, size: int = -1) -> bytes:
+        """Read up to `size` bytes."""
+        left = self._limit + 1 - self._file.tell()
+        data = self._file.read(left if size < 0 else min(size, left))
+        self._check(self._file.tell())
+        return data
+
+    def seek(self, position: int, whence: int = 0) -> int:
+        """Go to a position."""
+        self._check(position)
+        return self._file.seek(position, whence)
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._file.tell()
+
+    def _check(self, position: int) -> None:
+        if position > self._limit:
+            raise DataError(f"{self._what} unpacks to more than {self._limit} bytes; fetch it again")

@@ -22,6 +22,7 @@ from toolkit.types import Array, Labels
 
 Side: TypeAlias = Literal["miss", "false-alarm", "both"]
 
+_MAX_BYTES = 2**26  # of a file: two thousand classes
 #: What the mistakes of a protected class cost where nothing else is said, as in the paper's code; every other costs 1.
 DEFAULT_COST = 10.0
 
@@ -83,6 +84,8 @@ def read_costs(path: Path, *, classes: Sequence[str]) -> Array:
     if path.suffix not in readers:
         raise ConfigError(f"{path}: costs are read from {', '.join(readers)} files")
     try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ConfigError(f"{path} has {path.stat().st_size} bytes; expected at most {_MAX_BYTES}")
         names, rows = readers[path.suffix](path)
         matrix = np.array(rows, dtype=np.float64)
     except OSError as error:

@@ -1,0 +1,152 @@
+"""What fuzzing has found, each as small as it goes: before, a traceback, a hang or a message of pages."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.edge.tiny_onnx import write_linear
+from tests.fuzzing.protobuf import join_fields, split_fields
+from tests.fuzzing.readers import READERS, onnx_seeds
+from tests.fuzzing.running import Reader, whole_files
+from toolkit.config import TrainConfig, build_config, parse_number
+from toolkit.data.arrays import write_npz
+from toolkit.data.base import load_dataset
+from toolkit.engines.onnx_file import read_onnx
+from toolkit.errors import ConfigError, DataError, ModelError, ToolkitError
+from toolkit.evaluation.costs import read_costs
+
+NAMED = {reader.name: reader for reader in READERS}
+
+
+def refusal(name: str, change: Any, folder: Path) -> str:
+    """Return what a reader says of its first whole file, changed."""
+    reader: Reader = NAMED[name]
+    whole = whole_files(reader, folder)[0]
+    with pytest.raises(ToolkitError) as error:
+        reader.read(change(whole), folder)
+    return str(error.value)
+
+
+def edited(**values: Any) -> Any:
+    """Return what puts values into a JSON object."""
+    return lambda data: json.dumps({**json.loads(data), **values}).encode()
+
+
+@pytest.mark.parametrize("text", ["1e99999999", "1/1e99999", "9" * 100, "1e999", "1_0", "nan"])
+def test_a_number_that_takes_minutes_or_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="is not a number"):
+        parse_number(text)
+
+
+def test_a_list_is_no_number() -> None:
+    with pytest.raises(ConfigError, match=r"\[1\] is not a number"):
+        build_config(TrainConfig, options={"lr": [1]})
+
+
+def test_a_key_below_a_value_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"data = 5 has no 'name'"):
+        build_config(TrainConfig, sets=["data=5", "data.name=digits"])
+
+
+def test_a_label_beyond_all_classes_is_refused(tmp_path: Path) -> None:
+    write_npz(tmp_path / "d.npz", {"x_test": np.zeros((1, 2, 2), np.float32), "y_test": np.array([2**40])})
+    with pytest.raises(DataError, match="a label is 1099511627776; expected less than 25000"):
+        load_dataset(f"npz:{tmp_path / 'd.npz'}")
+
+
+def test_dates_are_no_labels(tmp_path: Path) -> None:
+    x, dates = np.zeros((1, 2, 2), np.float32), np.array(["2020-01-01"], "M8[s]")
+    write_npz(tmp_path / "d.npz", {"x_test": x, "y_test": dates, "x_train": x, "y_train": np.array([0])})
+    with pytest.raises(DataError, match="labels are datetime64"):
+        load_dataset(f"npz:{tmp_path / 'd.npz'}")
+
+
+@pytest.mark.parametrize("name", ["set", "poison"])
+@pytest.mark.parametrize("values", [{"classes": 3}, {"eps": float("nan")}, {"eps": "x"}, {"new": 1}, {"data": None}])
+def test_descriptions_of_another_shape_are_refused(name: str, values: dict[str, Any], tmp_path: Path) -> None:
+    assert f"{name}.json cannot be read ({next(iter(values))}:" in refusal(name, edited(**values), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"classes": ["ant"]}, "the classes are not 0 to 0"),
+        ({"reference": "nobody"}, "the reference 'nobody' is no engine"),
+        ({"cells": []}, "there is not one cell for each engine and set"),
+        ({"sets": []}, "there is not one clean set"),
+        ({"data": {"name": 3}}, "data.name is int"),
+    ],
+)
+def test_results_whose_parts_do_not_fit_are_refused(values: dict[str, Any], said: str, tmp_path: Path) -> None:
+    assert said in refusal("results", edited(**values), tmp_path)
+
+
+def test_a_cost_matrix_that_claims_more_than_it_holds_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "c.npy", np.zeros((3, 3)))
+    data = (tmp_path / "c.npy").read_bytes()
+    for changed in (data.replace(b"(3, 3), ", b"(3, 3333333333),"), b"", data[:100]):
+        (tmp_path / "c.npy").write_bytes(changed)
+        with pytest.raises(ConfigError, match="cannot be read as an npy array"):
+            read_costs(tmp_path / "c.npy", classes=("a", "b", "c"))
+
+
+@pytest.mark.parametrize("content", ["1,2\x00\n", '"' + "x" * 200_000, "[" * 5000])
+def test_text_that_is_no_matrix_is_refused(content: str, tmp_path: Path) -> None:
+    for name in ("c.csv", "c.json"):
+        (tmp_path / name).write_text(content, encoding="utf-8")
+        with pytest.raises(ConfigError):
+            read_costs(tmp_path / name, classes=("a", "b"))
+
+
+def _with_metadata(key: str, value: str, folder: Path) -> Path:
+    path = write_linear(folder / "m.onnx", np.zeros((16, 3), np.float32), shape=("n", "c", "h", "w"), classes=("a",))
+    fields = [(number, each) for number, each in split_fields(path.read_bytes()) if number >> 3 != 14]
+    entry = join_fields([(1 << 3 | 2, f"edgeproof.{key}".encode()), (2 << 3 | 2, value.encode())])
+    path.write_bytes(join_fields([*fields, (14 << 3 | 2, entry)]))
+    return path
+
+
+@pytest.mark.parametrize("value", ["3", '{"a": 1}', "[[]]", "[1, 2]"])
+def test_class_names_in_a_graph_that_are_none_are_refused(value: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"edgeproof\.classes of the graph are no list of names"):
+        _ = read_onnx(_with_metadata("classes", value, tmp_path)).classes
+
+
+@pytest.mark.parametrize(
+    "value", ["3", "[1, 2]", '["a", 1, 1]', "[0, 1, 1]", "[1, 100000, 100000]", "[-1, -1, 1]", "[" * 3000]
+)
+def test_an_image_shape_in_a_graph_that_is_none_is_refused(value: str, tmp_path: Path) -> None:
+    path = _with_metadata("input_shape", value, tmp_path)
+    with pytest.raises(ModelError, match=r"expected float32 \(N, C, H, W\)"):
+        read_onnx(path).signature(path)
+
+
+@pytest.mark.parametrize("location", ["/etc/passwd", "../weights.bin", "link/weights.bin"])
+def test_tensors_outside_the_folder_of_a_graph_are_refused(location: str, tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "link").symlink_to(tmp_path)
+    entry = join_fields([(1 << 3 | 2, b"location"), (2 << 3 | 2, location.encode())])
+    (tmp_path / "m" / "m.onnx").write_bytes(_with_tensor_field(13, entry, tmp_path))
+    with pytest.raises(ModelError, match="outside the file's folder"):
+        read_onnx(tmp_path / "m" / "m.onnx")
+
+
+def test_a_tensor_that_does_not_fill_its_shape_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(_with_tensor_field(9, b"\0" * 8, tmp_path))
+    with pytest.raises(ModelError, match=r"tensor 'w' of shape \[16, 3\] and type float32 in 8 bytes"):
+        read_onnx(tmp_path / "m.onnx")
+
+
+def _with_tensor_field(number: int, value: bytes, folder: Path) -> bytes:
+    """Return a graph whose weights have this field too, or instead of the one that they had."""
+    model = split_fields(onnx_seeds(folder)[0])
+    graph = split_fields(next(value for key, value in model if key >> 3 == 7))
+    place = next(place for place, (key, _) in enumerate(graph) if key >> 3 == 5)
+    tensor = [field for field in split_fields(graph[place][1]) if field[0] >> 3 != number]
+    graph[place] = (graph[place][0], join_fields([*tensor, (number << 3 | 2, value)]))
+    return join_fields([(key, join_fields(graph) if key >> 3 == 7 else value) for key, value in model])

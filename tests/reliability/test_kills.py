@@ -1,0 +1,89 @@
+"""Killed at any point, a run is continued to the same files; the long version is `make reliability`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.reliability.children import KILLED, run_child
+from tests.reliability.kills import differences, snapshot
+from tests.reliability.stages import killed_stages
+from toolkit.data.arrays import read_npz, write_npz
+from toolkit.runs import Run, write_json
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+
+
+def small_stage(out: Path) -> int:
+    """Write two shards unless they are there, then their sum, a file that is not synchronised, and the manifest."""
+    with Run.start("toy", "toy", config={}, out=out) as run:
+        if run.done:
+            return 0
+        for number in range(2):
+            shard = run.path / "shards" / f"{number}.npz"
+            if not shard.exists():
+                write_npz(shard, {"x": np.full(50, number)})
+        found = [read_npz(file)["x"] for file in sorted((run.path / "shards").glob("*.npz"))]
+        assert len(found) == 2
+        write_json(run.path / "sum.json", int(np.sum(found)))
+        (run.path / "plain.txt").write_text("not atomic", encoding="utf-8")
+        run.finish(discard=("shards",))
+    return 0
+
+
+def test_a_run_killed_before_any_of_its_changes_is_continued_to_the_same_files(tmp_path: Path) -> None:
+    out, log = tmp_path / "run", tmp_path / "log"
+    whole = run_child(lambda: small_stage(out), watched=out, log=log)
+    assert whole.status == 0, log.read_text(encoding="utf-8")
+    assert whole.moments > 20
+    expected = snapshot(out)
+    for moment in range(1, whole.moments + 1):
+        shutil.rmtree(out)
+        assert run_child(lambda: small_stage(out), watched=out, log=log, moment=moment).status == KILLED
+        assert run_child(lambda: small_stage(out), watched=out, log=log).status == 0, log.read_text(encoding="utf-8")
+        assert differences(expected, snapshot(out)) == [], f"killed before change {moment}"
+
+
+def test_a_difference_is_noticed(tmp_path: Path) -> None:
+    small_stage(tmp_path)
+    before = snapshot(tmp_path)
+    (tmp_path / "sum.json").write_text("51\n", encoding="utf-8")
+    (tmp_path / ".left.tmp").write_text("", encoding="utf-8")
+    (tmp_path / "plain.txt").unlink()
+    assert differences(before, snapshot(tmp_path)) == [
+        ".left.tmp is left over",
+        "plain.txt is missing",
+        "sum.json differs",
+    ]
+
+
+@pytest.mark.slow
+def test_every_stage_survives_a_few_kills(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    written = tmp_path / "figures.json"
+    command = [sys.executable, "-m", "tests.reliability.kills", "--kills", "4", "--seed", "1", "--write", str(written)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(written.read_text(encoding="utf-8"))
+    assert [(each["stage"], each["by_time"], each["by_moment"]) for each in figures] == [
+        (stage.name, 2, 2) for stage in killed_stages()
+    ]
+
+
+@pytest.mark.slow
+def test_every_stage_survives_a_full_disk(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "tmpfs", tmp_path], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("this process may not mount a small disk")
+    subprocess.run(["umount", tmp_path], check=True)
+    command = [sys.executable, "-m", "tests.reliability.full_disks", "--sizes", "4"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,76 @@
+"""JSON from strangers: limited in size and depth, and one line where it is not what it should be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from toolkit.errors import DataError
+
+MAX_JSON_BYTES = 64 * 2**20  # the results of a thousand classes in ten forms under ten attacks have about 30 MB
+MAX_DEPTH = 64
+
+R = TypeVar("R", bound=BaseModel)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        DataError: When it is missing, too large, nested too deep, or no JSON.
+    """
+    return parse_json(_content(path), what=str(path))
+
+
+def parse_json(text: str | bytes, *, what: str) -> Any:
+    """Read a JSON text.
+
+    Args:
+        text: The text, UTF-8 where it is bytes.
+        what: What it is, for messages.
+
+    Raises:
+        DataError: When it is nested too deep, or no JSON.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{what} cannot be read as JSON ({str(error)[:200]}); write it again") from error
+    if _deeper(value, MAX_DEPTH):
+        raise DataError(f"{what} is nested deeper than {MAX_DEPTH} levels; expected less")
+    return value
+
+
+def read_record(path: Path, kind: type[R]) -> R:
+    """Read a JSON file of a known shape.
+
+    Raises:
+        DataError: When it is missing, too large, no JSON, or of another shape; the first misfit is named.
+    """
+    try:
+        return kind.model_validate_json(_content(path))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))[:80]
+        raise DataError(f"{path} cannot be read ({where or 'it'}: {first['msg'][:200]}); write it again") from error
+
+
+def _content(path: Path) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size > MAX_JSON_BYTES:
+            raise DataError(f"{path} has {size} bytes; expected at most {MAX_JSON_BYTES}")
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror or error})") from error
+
+
+def _deeper(value: Any, depth: int) -> bool:
+    level = [value]
+    for _ in range(depth):
+        lists = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, (dict, list)))
+        level = [item for each in lists for item in each if isinstance(item, (dict, list))]
+    return bool(level)
