@@ -40,7 +40,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
         return
     grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
     means = total(torch.cat([grad.reshape(-1) for grad in grads])) / world_size()
-    for grad, mean in zip(grads, means.split([grad.numel() for grad in grads]), strict=True):
+    for grad, mean in zip(grads, torch.split(means, [grad.numel() for grad in grads]), strict=True):
         grad.copy_(mean.view(grad.shape))
 
 
