@@ -80,5 +80,7 @@ def test_samples_of_another_length_are_refused(tmp_path: Path) -> None:
     run = make_eval_run(tmp_path)
     arrays = read_npz(run.path / "samples.npz")
     write_npz(run.path / "samples.npz", {**arrays, "clean_hash": np.zeros(3, np.uint64)})
-    with pytest.raises(RunError, match=r"'clean_hash' has shape \(3,\); expected \(200,\)"):
+    with pytest.raises(
+        RunError, match=r"'clean_hash' is uint64 of shape \(3,\); expected whole numbers of shape \(200,\)"
+    ):
         read_eval_run(run)
