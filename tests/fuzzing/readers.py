@@ -264,14 +264,14 @@ def _each_option(data: bytes, folder: Path) -> None:
         lambda: parse_gates([text], ()), lambda: parse_gates((), [text]), lambda: parse_gates((), (), [text]), lambda: parse_number(text),
         lambda: parse_shard(text), lambda: spec_path(text), lambda: build_config(TrainConfig, sets=["data.name=x", text]),
     )  # fmt: skip
-    refused: ToolkitError | None = None
+    refused: list[ToolkitError] = []
     for read in readers:
         try:
             read()
         except ToolkitError as error:
-            refused = error
-    if refused:
-        raise refused
+            refused.append(error)
+    if len(refused) == len(readers):
+        raise refused[0]
 
 
 def _first_dice(mutate: Callable[[bytes, random.Random], bytes], other: Callable[[bytes, random.Random], bytes]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -90,13 +91,13 @@ def distinct_names(names: Sequence[str], *, taken: Sequence[str] = ()) -> tuple[
 
 
 def _split(text: str) -> _Parts:
-    if Path(text).exists():  # a path may hold = and : itself
+    if os.path.exists(text):  # a path may hold = and : itself, and a text may be too long for one
         return _Parts(None, None, None, Path(text))
     name = backend = precision = None
     rest = text
     if match := _NAME.fullmatch(rest):
         name, rest = match.groups()
-    if not Path(rest).exists() and (match := _BACKEND.fullmatch(rest)):
+    if not os.path.exists(rest) and (match := _BACKEND.fullmatch(rest)):
         backend, precision, rest = match.groups()
     return _Parts(name, find_backend(backend) if backend else None, precision, Path(rest))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -127,7 +128,8 @@ def format_answer(verdict: str, x: Vector | None = None, y: Vector | None = None
 
 def _present(path: Path) -> Path:
     packed = path.with_name(path.name + ".gz")
-    return packed if packed.is_file() and not path.is_file() else path
+    # os.path answers where a Path raises: a name may be of any length.
+    return packed if os.path.isfile(packed) and not os.path.isfile(path) else path
 
 
 def _instance(row: Sequence[str], number: int, file: Path, *, timeout: float | None) -> Instance:
