@@ -289,5 +289,7 @@ def test_adversaries_of_other_samples_are_refused(tmp_path: Path) -> None:
 def test_adversaries_and_logits_must_fit_the_clean_images() -> None:
     with pytest.raises(DataError, match=r"adversaries have shape \(5, 1, 4, 4\), clean images \(6, 1, 4, 4\)"):
         adversaries(images=np.zeros((5, 1, 4, 4), np.float32))
-    with pytest.raises(DataError, match=r"source's logits are float32 of shape \(6, 3\); expected numbers of shape \(6, 2\)"):
+    with pytest.raises(
+        DataError, match=r"source's logits are float32 of shape \(6, 3\); expected numbers of shape \(6, 2\)"
+    ):
         adversaries(source_logits=np.ones((6, 3), np.float32))
