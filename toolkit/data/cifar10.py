@@ -7,6 +7,7 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import IO, cast
 
 import numpy as np
 
@@ -98,6 +99,11 @@ def _read_batches(place: Path, names: Sequence[str], *, binary: bool) -> tuple[A
     return pixels.reshape(-1, *_SHAPE), np.concatenate([labels for _, labels in batches])
 
 
+def _limited(unpacked: gzip.GzipFile, place: Path) -> IO[bytes]:
+    reader = LimitedReader(cast("IO[bytes]", unpacked), _MAX_ARCHIVE_BYTES, what=str(place))
+    return cast("IO[bytes]", reader)
+
+
 def _read_files(place: Path, names: Sequence[str]) -> dict[str, bytes]:
     """Return the contents of the named files of a folder or a tar archive, in that order."""
     if place.is_dir():
@@ -108,7 +114,7 @@ def _read_files(place: Path, names: Sequence[str]) -> dict[str, bytes]:
     with (
         parsing(str(place), kind="a tar archive"),
         gzip.open(place) as unpacked,
-        tarfile.open(fileobj=LimitedReader(unpacked, _MAX_ARCHIVE_BYTES, what=str(place)), mode="r:") as archive,
+        tarfile.open(fileobj=_limited(unpacked, place), mode="r:") as archive,
     ):
         for number, member in enumerate(archive):
             if number > _MAX_MEMBERS:

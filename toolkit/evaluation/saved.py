@@ -77,7 +77,7 @@ def _meant(rate: RateRecord | None) -> bool:
 
 def _unknown_names(results: Results, engines: set[str], sets: set[str]) -> Iterator[str]:
     named = {name for pair in results.pairs for name in (pair.first, pair.second)}
-    named |= {each.engine for each in (*results.worst, *results.gaps)}
+    named |= {worst.engine for worst in results.worst} | {gap.engine for gap in results.gaps}
     yield from (f"engine {name!r} is not among the engines" for name in sorted(named - engines))
     named = {pair.set for pair in results.pairs}
     named |= {name for worst in results.worst for name in worst.sets}
