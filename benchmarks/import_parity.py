@@ -103,7 +103,9 @@ def compare_classes(file: Path, data: LabelledImages) -> dict[str, Any]:
 
 def engine_logits(file: Path, data: LabelledImages, *, optimize: bool) -> tuple[Logits, str]:
     """Return ONNX Runtime's logits and the precision of the graph."""
-    with open_engine(file, backend="onnxruntime", options=EngineOptions(optimize=optimize)) as engine:
+    with open_engine(
+        file, backend="onnxruntime", options=EngineOptions(optimize=optimize, threads=torch.get_num_threads())
+    ) as engine:
         return predict_all(engine, data.images, batch_size=_BATCH), engine.info.precision
 
 

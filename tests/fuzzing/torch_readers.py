@@ -18,7 +18,7 @@ from tests.fuzzing.running import Reader
 def _checkpoint_seeds(folder: Path) -> list[bytes]:
     from toolkit.models.base import build_classifier, save_classifier
 
-    model = build_classifier("small-cnn-half", input_shape=(1, 8, 8), classes=CLASSES, mean=(0.5,), std=(0.5,))
+    model = build_classifier("small-cnn-half", input_shape=(1, 16, 16), classes=CLASSES, mean=(0.5,), std=(0.5,))
     save_classifier(folder / "m.safetensors", model)
     return [(folder / "m.safetensors").read_bytes()]
 

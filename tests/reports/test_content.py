@@ -76,6 +76,16 @@ def test_samples_without_an_array_are_refused(tmp_path: Path) -> None:
         read_eval_run(run)
 
 
+@pytest.mark.parametrize("key", ["labels", "pred/ort-fp16--clean"])
+def test_classes_that_there_are_not_are_refused(key: str, tmp_path: Path) -> None:
+    run = make_eval_run(tmp_path)
+    arrays = read_npz(run.path / "samples.npz")
+    arrays[key][0] = len(read_eval_run(run).results.classes)
+    write_npz(run.path / "samples.npz", arrays)
+    with pytest.raises(RunError, match=rf"'{key}' holds what is none of \d+ classes"):
+        read_eval_run(run)
+
+
 def test_samples_of_another_length_are_refused(tmp_path: Path) -> None:
     run = make_eval_run(tmp_path)
     arrays = read_npz(run.path / "samples.npz")

@@ -76,6 +76,10 @@ def read_eval_run(run: Run) -> EvalRun:
                 f"{run.path}/samples.npz: {name!r} is {arrays[name].dtype} of shape {arrays[name].shape}; expected whole "
                 f"numbers of shape {labels.shape} as labels have; repeat the evaluation"
             )
+    classes = len(results.classes)
+    for name, lowest in (("labels", 0), *((key, -1) for key in keys.values())):  # -1: no prediction
+        if labels.size and not lowest <= arrays[name].min() <= arrays[name].max() < classes:
+            raise RunError(f"{run.path}/samples.npz: {name!r} holds what is none of {classes} classes; evaluate again")
     return EvalRun(
         results=visible_results(results),
         index=arrays["index"],
