@@ -99,11 +99,6 @@ def _read_batches(place: Path, names: Sequence[str], *, binary: bool) -> tuple[A
     return pixels.reshape(-1, *_SHAPE), np.concatenate([labels for _, labels in batches])
 
 
-def _limited(unpacked: gzip.GzipFile, place: Path) -> IO[bytes]:
-    reader = LimitedReader(cast("IO[bytes]", unpacked), _MAX_ARCHIVE_BYTES, what=str(place))
-    return cast("IO[bytes]", reader)
-
-
 def _read_files(place: Path, names: Sequence[str]) -> dict[str, bytes]:
     """Return the contents of the named files of a folder or a tar archive, in that order."""
     if place.is_dir():
@@ -114,7 +109,9 @@ def _read_files(place: Path, names: Sequence[str]) -> dict[str, bytes]:
     with (
         parsing(str(place), kind="a tar archive"),
         gzip.open(place) as unpacked,
-        tarfile.open(fileobj=_limited(unpacked, place), mode="r:") as archive,
+        tarfile.open(
+            fileobj=cast("IO[bytes]", LimitedReader(unpacked, _MAX_ARCHIVE_BYTES, what=str(place))), mode="r:"
+        ) as archive,
     ):
         for number, member in enumerate(archive):
             if number > _MAX_MEMBERS:

@@ -7,6 +7,7 @@ then in the cache, which is where downloads go.
 from __future__ import annotations
 
 import contextlib
+import gzip
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -166,7 +167,7 @@ class LimitedReader:
         DataError: On reading or seeking further.
     """
 
-    def __init__(self, file: IO[bytes], limit: int, *, what: str) -> None:
+    def __init__(self, file: IO[bytes] | gzip.GzipFile, limit: int, *, what: str) -> None:
         self._file, self._limit, self._what = file, limit, what
 
     def read(self, size: int = -1) -> bytes:

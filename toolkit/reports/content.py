@@ -79,7 +79,10 @@ def read_eval_run(run: Run) -> EvalRun:
     classes = len(results.classes)
     for name, lowest in (("labels", 0), *((key, -1) for key in keys.values())):  # -1: no prediction
         if labels.size and not lowest <= arrays[name].min() <= arrays[name].max() < classes:
-            raise RunError(f"{run.path}/samples.npz: {name!r} holds what is none of {classes} classes; evaluate again")
+            raise RunError(
+                f"{run.path}/samples.npz: {name!r} holds {arrays[name].min()} to {arrays[name].max()}; expected classes from "
+                f"{lowest} to {classes - 1}; repeat the evaluation"
+            )
     return EvalRun(
         results=visible_results(results),
         index=arrays["index"],
