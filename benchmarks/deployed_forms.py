@@ -36,7 +36,7 @@ class Preset:
     training: str
     attacks: tuple[str, ...]
     limit: int | None = None  # test images, stratified; None: all 10,000
-    export: str = ""
+    export: str = ""  # further options of the export
 
 
 #: What OpenVINO computes in (without bfloat16 units it emulates them), and the graph.
