@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -375,7 +375,7 @@ def memory(setting: Setting, rounds: int) -> list[BenchCase]:
     return cases
 
 
-def table(cases: list[BenchCase]) -> str:
+def table(cases: Sequence[BenchCase]) -> str:
     """Return the cases as Markdown."""
     lines = [
         "| comparison | side | images/s (p5 to p95) | x the fastest peer | misclassified |",

@@ -11,6 +11,7 @@ import argparse
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,7 @@ class Preset:
 
     training: str
     attacks: tuple[str, ...]
+    title: str
     limit: int | None = None  # test images, stratified; None: all 10,000
     export: str = ""  # further options of the export
 
@@ -48,21 +50,27 @@ OPENVINO = (
 )
 
 PRESETS = {
-    "fashion-mnist": Preset(
-        "train --data fashion-mnist --model small-cnn --epochs 5 --lr 0.1 --augment flip --threads 1", GREY_ATTACKS
-    ),
     "cifar10": Preset(
-        "train --data cifar10 --model resnet-20 --epochs 8 --lr 0.1 --augment flip-crop --threads 1", CIFAR_ATTACKS
+        "train --data cifar10 --model resnet-20 --epochs 8 --lr 0.1 --augment flip-crop --threads 1",
+        CIFAR_ATTACKS,
+        "resnet-20, CIFAR-10",
     ),
     "cifar10-possas-vgg": Preset(
         "train --data cifar10 --model possas-vgg --epochs 8 --optimizer adam --lr 1e-3 --weight-decay 0 --augment flip-crop --threads 1",
         CIFAR_ATTACKS,
+        "possas-vgg, CIFAR-10",
     ),
     "cifar10-resnet-18": Preset(
         "train --data cifar10 --limit-train 6000 --model resnet-18 --epochs 3 --lr 0.1 --augment flip-crop --threads 1",
         CIFAR_ATTACKS,
+        "resnet-18, CIFAR-10",
         limit=1000,
         export="--set parity.int8_min_agreement=0.85",  # hardly trained, so that many images are near-ties
+    ),
+    "fashion-mnist": Preset(
+        "train --data fashion-mnist --model small-cnn --epochs 5 --lr 0.1 --augment flip --threads 1",
+        GREY_ATTACKS,
+        "small-cnn, Fashion-MNIST",
     ),
 }
 
@@ -74,6 +82,9 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders go")
     parser.add_argument("--results", type=Path, help="folder to which the results and the table are copied")
     parser.add_argument("--document", type=Path, help="Markdown file with a place for each preset, which is filled in")
+    parser.add_argument(
+        "--readme", type=Path, help="with --results: Markdown file for cifar10's table and the summary of all"
+    )
     options = parser.parse_args()
     preset = PRESETS[options.preset]
     root = options.runs / options.preset
@@ -96,6 +107,16 @@ def main() -> None:
         write_text(options.results / f"deployed-forms-{options.preset}.json", places)
     if options.document:
         fill_in(options.document, options.preset, in_full(results))
+    if options.readme and options.results:
+        known = read_results(options.results)
+        fill_in(options.readme, "forms", markdown(known["cifar10"]))
+        fill_in(options.readme, "summary", summary({PRESETS[name].title: found for name, found in known.items()}))
+
+
+def read_results(folder: Path) -> dict[str, Results]:
+    """Return the results that a folder holds, by preset."""
+    files = {preset: folder / f"deployed-forms-{preset}.json" for preset in PRESETS}
+    return {name: Results.model_validate_json(file.read_bytes()) for name, file in files.items() if file.is_file()}
 
 
 def command(line: str) -> None:
@@ -146,6 +167,31 @@ def in_full(results: Results) -> str:
         kernels(results),
     ]
     return "\n".join(parts)
+
+
+def summary(results: Mapping[str, Results]) -> str:
+    """Return the INT8 builds of several networks beside their float network: clean, under the weakest PGD, and their speed.
+
+    Args:
+        results: What the network is called -> its results.
+    """
+    rows = [["network", "images", "build", "clean", "PGD, small budget", "right: only float, only build (p)", "INT8 / FP32 images/s"]]  # fmt: skip
+    for title, found in results.items():
+        clean = found.sets[0].name
+        small = next(set_.name for set_ in found.sets if set_.name.startswith("pgd"))
+        speed = {engine.name: engine.throughput.images_per_s for engine in found.engines if engine.throughput}
+        for engine in found.engines:
+            if engine.name != found.reference and "int8" not in engine.name:
+                continue
+            test = found.cell(engine.name, small).mcnemar
+            first = engine.name == found.reference
+            rows.append([
+                title if first else "", f"{found.data['count']:,}" if first else "", engine.name,
+                *(percent(found.cell(engine.name, name).accuracy.value) for name in (clean, small)),
+                f"{test.only_reference_right}, {test.only_engine_right} ({p_value(test.p_value)})" if test else "",
+                "" if first else f"{speed[engine.name] / speed[engine.name.split('-')[0] + '-fp32']:.2f}",
+            ])  # fmt: skip
+    return _table(rows)
 
 
 def least_agreed(results: Results) -> str:

@@ -1,0 +1,46 @@
+"""The tables of the README and of docs are those that the kept results give."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from toolkit.evaluation.bench import BenchReport
+
+pytest.importorskip("torch")
+
+from benchmarks import attacks, deployed_forms, import_parity
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+KNOWN = deployed_forms.read_results(RESULTS)
+
+
+def measured(document: str, name: str) -> str:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    return text.partition(f"<!-- measured: {name} -->\n\n")[2].partition(f"\n<!-- end: {name} -->")[0]
+
+
+def test_the_readme_has_the_measured_tables() -> None:
+    titled = {deployed_forms.PRESETS[name].title: found for name, found in KNOWN.items()}
+    assert measured("README.md", "forms") == deployed_forms.markdown(KNOWN["cifar10"])
+    assert measured("README.md", "summary") == deployed_forms.summary(titled)
+
+
+@pytest.mark.parametrize("name", deployed_forms.PRESETS)
+def test_the_document_of_deployed_forms_is_measured(name: str) -> None:
+    assert measured("docs/deployed-forms.md", name) == deployed_forms.in_full(KNOWN[name])
+
+
+def test_the_parity_of_imports_is_measured() -> None:
+    found = json.loads((RESULTS / "import-parity.json").read_text(encoding="utf-8"))
+    assert import_parity.markdown(found) in (ROOT / "docs" / "white-box.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["attacks-pgd", "attacks-fgsm", "attacks-apgd"])
+def test_the_speed_of_attacks_is_measured(name: str) -> None:
+    report = BenchReport.model_validate_json((RESULTS / f"{name}.json").read_bytes())
+    rows = attacks.table(report.cases).splitlines()[2:]
+    assert "\n".join(rows) in (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
