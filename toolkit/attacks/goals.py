@@ -56,7 +56,7 @@ class Balanced:
     strength: Strength = "margin"
     reduction: Reduction = "logsumexp"
     tau: float = 2.0
-    kappa: float = 2.0
+    kappa: float = 1.0
     beta: float = 9.0
     decay: float = 0.95
     penalty: Penalty = "entropy"

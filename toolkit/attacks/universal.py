@@ -140,7 +140,7 @@ def universal_balanced(
     strength: Strength = "margin",
     reduction: Reduction = "logsumexp",
     tau: float = 2.0,
-    kappa: float = 5.0,
+    kappa: float = 1.0,
     beta: float = 9.0,
     decay: float = 0.95,
     penalty: Penalty = "entropy",
@@ -168,7 +168,7 @@ def universal_balanced(
         strength: "margin" (calibrated wrong classes over the own one) or "ce" (cross-entropy of calibrated logits).
         reduction: How the wrong classes of the margin become one number: "logsumexp" or "max".
         tau: Weight of the calibration.
-        kappa: Margin above which an image no longer pulls.
+        kappa: Margin above which an image no longer pulls; chosen on validation images (benchmarks/universal_kappa.py).
         beta: Cross-entropy above which an image no longer pulls, with `strength=ce`.
         decay: Share of the histogram that stays at each batch.
         penalty: "entropy" of the mean prediction, or "histogram": squares of what is above a fair share.

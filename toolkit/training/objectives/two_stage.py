@@ -36,7 +36,7 @@ def universal_two_stage(
     fit_batch: int = 128,
     step_size: float | None = None,
     tau: float = 2.0,
-    kappa: float = 5.0,
+    kappa: float = 1.0,
     beta: float = 9.0,
     clean: float = 0.5,
     warm_up: int = 1,
