@@ -150,3 +150,36 @@ def _with_tensor_field(number: int, value: bytes, folder: Path) -> bytes:
     tensor = [field for field in split_fields(graph[place][1]) if field[0] >> 3 != number]
     graph[place] = (graph[place][0], join_fields([*tensor, (number << 3 | 2, value)]))
     return join_fields([(key, join_fields(graph) if key >> 3 == 7 else value) for key, value in model])
+
+
+def _safetensors(folder: Path, metadata: str) -> Path:
+    pytest.importorskip("torch")
+    from safetensors.numpy import save_file
+
+    save_file({"w": np.zeros(1, np.float32)}, folder / "m.safetensors", metadata={"edgeproof": metadata})
+    return folder / "m.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ("[" * 5000, "metadata cannot be read"),
+        ('{"name": "lenet", "input_shape": [1, 100000, 100000], "classes": ["a", "b"], "mean": [0], "std": [1], "edgeproof": ""}', "shape"),
+        ('{"name": "lenet", "input_shape": [1, -28, -28], "classes": ["a", "b"], "mean": [0], "std": [1], "edgeproof": ""}', "shape"),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_of_absurd_metadata_is_refused(metadata: str, message: str, tmp_path: Path) -> None:
+    path = _safetensors(tmp_path, metadata)
+    from toolkit.models.base import load_classifier
+
+    with pytest.raises(ModelError, match=message):
+        load_classifier(path)
+
+
+@pytest.mark.parametrize("width", [2**63 - 1, 2**16, 0])
+def test_a_generator_of_absurd_width_is_refused_before_memory_is_taken(width: int, tmp_path: Path) -> None:
+    path = _safetensors(tmp_path, f'{{"name": "unet", "channels": 1, "eps": 0.1, "width": {width}}}')
+    from toolkit.poisoning.networks import load_generator
+
+    with pytest.raises(ModelError, match=r"cannot be read as a noise generator|lacks"):
+        load_generator(path)

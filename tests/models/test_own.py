@@ -17,7 +17,8 @@ from torch import nn
 from toolkit.config import ImportConfig, TrainConfig, build_config
 from toolkit.data.arrays import write_npz
 from toolkit.errors import ModelError, UnavailableError
-from toolkit.models.base import build_classifier, load_classifier
+from toolkit.models.base import build_classifier, load_classifier, save_classifier
+from toolkit.models.factory import FACTORIES
 from toolkit.models.own import import_model, own_classifier
 from toolkit.models.weights import read_weights
 from toolkit.runs import Run
@@ -54,6 +55,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "usersnet.py").write_text(SOURCE, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv(FACTORIES, "")
     yield tmp_path
     sys.modules.pop("usersnet", None)
 
@@ -259,6 +261,18 @@ def test_an_import_that_contradicts_its_data_is_refused(folder: Path) -> None:
         run_import(input_shape="3,16,16")
     with pytest.raises(ModelError, match=r"2 classes are named, but .* has 3"):
         run_import(classes="a,b")
+
+
+def test_a_checkpoint_alone_runs_no_code(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = build_classifier("usersnet:Net", input_shape=(1, 16, 16), classes=("a", "b", "c"), mean=[0], std=[1])
+    save_classifier(folder / "model.safetensors", named)
+    monkeypatch.setenv(FACTORIES, "")
+    monkeypatch.delitem(sys.modules, "usersnet")
+    with pytest.raises(ModelError, match=r"usersnet:Net.*name it: EDGEPROOF_FACTORIES=usersnet:Net"):
+        load_classifier(folder / "model.safetensors")
+    assert "usersnet" not in sys.modules
+    monkeypatch.setenv(FACTORIES, "other:make, usersnet:Net")
+    assert load_classifier(folder / "model.safetensors").name == "usersnet:Net"
 
 
 def test_the_users_factory_can_be_trained_too(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,11 +15,12 @@ from torch import Tensor, nn
 from toolkit import __version__
 from toolkit.config import Strict
 from toolkit.errors import ConfigError, ModelError, UnavailableError
-from toolkit.models.factory import load_factory
+from toolkit.models.factory import check_named, load_factory
 from toolkit.registry import entries, find
 from toolkit.runs import atomic
 
 _METADATA = "edgeproof"  # one key: safetensors writes several in random order, and equal models shall give equal bytes
+_MAX_NUMBERS = 2**28  # of one image that a checkpoint may ask for
 
 
 class Classifier(nn.Module):
@@ -157,11 +157,14 @@ def load_classifier(path: Path, *, device: str = "cpu") -> Classifier:
     """Read a checkpoint: in eval mode, weights checked and without gradients.
 
     Raises:
-        ModelError: When the file is missing, truncated, not ours, or holds other shapes than its network or NaN.
+        ModelError: When the file is missing, truncated, not ours, holds other shapes than its network or NaN, or names a factory
+            that the user has not named.
         UnavailableError: When the device is not there.
     """
     where = torch_device(device)
     header, weights = _read_checkpoint(path)
+    if is_factory(header.name):
+        check_named(header.name, source=path)
     with torch.random.fork_rng(devices=[]):  # the fresh weights are overwritten; the caller's draws stay as they were
         model = build_classifier(
             header.name, input_shape=header.input_shape, classes=header.classes, mean=header.mean, std=header.std
@@ -171,7 +174,17 @@ def load_classifier(path: Path, *, device: str = "cpu") -> Classifier:
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor], *, source: str) -> None:
-    """Copy weights into a network; each must be there, fit and be finite.
+    """Copy weights into a network.
+
+    Raises:
+        ModelError: As `check_weights`.
+    """
+    check_weights(network, weights, source=source)
+    network.load_state_dict(dict(weights))
+
+
+def check_weights(network: nn.Module, weights: Mapping[str, Tensor], *, source: str) -> None:
+    """Check that each weight of a network is there, fits and is finite.
 
     Raises:
         ModelError: Otherwise; the first misfit is named.
@@ -189,12 +202,17 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], *, source: s
                 f"{source}: {key} has shape {tuple(value.shape)}; the network expects {tuple(wanted[key].shape)}"
             )
     _check_finite(weights, source=source)
-    network.load_state_dict(dict(weights))
+
+
+def is_factory(name: str) -> bool:
+    """Return whether a model's name is `module:factory`, code that is not part of this toolkit."""
+    kind, colon, _ = name.partition(":")
+    return bool(colon) and kind not in entries("model")
 
 
 def _build_network(name: str, *, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
     kind, colon, rest = name.partition(":")
-    if colon and kind not in entries("model"):
+    if is_factory(name):
         return load_factory(name, input_shape=input_shape, num_classes=num_classes)
     entry = find("model", kind)
     smallest = int(entry.options.get("min_size", 1))
@@ -234,10 +252,13 @@ def _read_checkpoint(path: Path) -> tuple[CheckpointHeader, dict[str, Tensor]]:
     if _METADATA not in metadata:
         raise ModelError(f"{path} has no {_METADATA!r} metadata: not a checkpoint of this toolkit; use `import`")
     try:
-        return CheckpointHeader.model_validate(json.loads(metadata[_METADATA])), weights
-    except (ValueError, ValidationError) as error:
+        header = CheckpointHeader.model_validate_json(metadata[_METADATA])
+    except ValidationError as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"{path}: its {_METADATA!r} metadata cannot be read ({reason})") from error
+    if not 0 < math.prod(header.input_shape) <= _MAX_NUMBERS or min(header.input_shape) < 1:
+        raise ModelError(f"{path} takes images of shape {header.input_shape}; expected at most {_MAX_NUMBERS} numbers")
+    return header, weights
 
 
 def _check_finite(weights: Mapping[str, Tensor], *, source: str) -> None:

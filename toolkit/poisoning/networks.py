@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -15,10 +15,11 @@ from torch.nn import functional
 
 from toolkit.config import Strict
 from toolkit.errors import ConfigError, ModelError, nearest
-from toolkit.models.base import load_weights
+from toolkit.models.base import check_weights
 from toolkit.runs import atomic
 
 _METADATA = "edgeproof"
+_WIDEST = 2**16  # channels
 _STRIDE = 16  # four halvings: images are padded to a multiple of it
 
 
@@ -33,9 +34,9 @@ class GeneratorHeader(Strict):
     """
 
     name: str
-    channels: int
+    channels: int = Field(ge=1, le=_WIDEST)
     eps: float
-    width: int
+    width: int = Field(ge=1, le=_WIDEST)
 
 
 class NoiseGenerator(nn.Module):
@@ -109,11 +110,12 @@ def load_generator(path: Path, *, eps: float | None = None) -> NoiseGenerator:
     except (SafetensorError, OSError, KeyError, ValidationError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"{path} cannot be read as a noise generator ({reason}); poison again") from error
-    with torch.random.fork_rng(devices=[]):  # the fresh weights are overwritten; the caller's draws stay as they were
+    with torch.device("meta"):  # no memory before the weights are found to fit, and none of the caller's draws
         generator = build_generator(
             header.name, channels=header.channels, eps=header.eps if eps is None else eps, width=header.width
         )
-    load_weights(generator, weights, source=str(path))
+    check_weights(generator, weights, source=str(path))
+    generator.to_empty(device="cpu").load_state_dict(weights)
     return generator.eval().requires_grad_(False)
 
 

@@ -95,6 +95,7 @@ def run_jobs(
         UnavailableError: When Ray is asked for and not installed.
     """
     _check(jobs)
+    _name_factories(jobs)
     board = _Board(list(jobs), folder=folder)
     with progress(title, len(jobs)) as advance, _workers(processes, folder, ray) as workers:
         while board.open:
@@ -107,6 +108,15 @@ def run_jobs(
     if board.failed:
         raise StudyError(board.complaint())
     return board.done
+
+
+def _name_factories(jobs: Sequence[Job]) -> None:
+    """Pass on to the workers which code the user has named as the network of a training."""
+    for job in jobs:
+        if job.stage == "train" and ":" in str(job.config["model"]):
+            from toolkit.models.factory import name_factory  # imports torch
+
+            name_factory(job.config["model"])
 
 
 def _workers(processes: int, folder: Path, ray: bool) -> Workers | RayWorkers:

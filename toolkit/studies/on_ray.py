@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -56,7 +57,10 @@ class RayWorkers:
         return job, error
 
     def __enter__(self) -> RayWorkers:
-        self._ray.init(log_to_driver=False, logging_level="ERROR")
+        from toolkit.models.factory import FACTORIES
+
+        named = {FACTORIES: os.environ[FACTORIES]} if FACTORIES in os.environ else {}
+        self._ray.init(log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": named})
         return self
 
     def __exit__(
