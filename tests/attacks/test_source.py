@@ -136,3 +136,22 @@ def test_a_compiled_source_gives_the_same_gradients_in_batches_of_any_size() -> 
         ours, theirs = (observe(form, x[:size], Y[:size], loss=cross_entropy) for form in (compiled, model))
         assert torch.allclose(ours.logits, theirs.logits, atol=1e-4)
         assert float(((ours.grad - theirs.grad).abs() < 1e-4 * theirs.grad.abs().max()).float().mean()) > 0.99
+
+
+class _Apart(nn.Module):
+    """A network whose logits a test can move, as a level of rounding does."""
+
+    def __init__(self, *, rounds: bool) -> None:
+        super().__init__()
+        self.rounds = rounds
+
+    def forward(self, x: Tensor) -> Tensor:
+        shift = 0.0 if x.is_contiguous() else 0.01
+        return x.mean((2, 3)) + torch.tensor([0.0, 1.0, shift])
+
+
+def test_only_a_network_that_rounds_may_end_a_level_apart() -> None:
+    x = images(2, shape=(3, 8, 8)).float()
+    fast_source(_Apart(rounds=True), x, mode="fast")
+    with pytest.raises(ModelError, match=r"differ by 0\.01, more than rounding"):
+        fast_source(_Apart(rounds=False), x, mode="fast")

@@ -110,6 +110,11 @@ def test_fp32_twin_that_is_another_model_is_refused(graphs: Path) -> None:
         check_twin(elsewhere(graphs / "model.fp32.onnx"), data(), batch_size=32)
 
 
+@pytest.mark.parametrize(("name", "rounds"), [("fp32", False), ("fp16", False), ("int8-trt", True), ("int8-cpu", True)])
+def test_a_twin_knows_whether_its_graph_rounds(graphs: Path, name: str, *, rounds: bool) -> None:
+    assert import_onnx(graphs / f"model.{name}.onnx").rounds is rounds
+
+
 def test_int8_twin_that_is_another_model_is_refused(graphs: Path) -> None:
     match = r"classifies \d+ of 188 images otherwise than ONNX Runtime; expected at most \d+, since .* on \d+"
     with pytest.raises(ModelError, match=match):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from toolkit.types import LogitsFn
 
 _ROUNDING = 1e-3  # folding reorders float32 sums; a larger share of the largest logit is no rounding
+_LEVELS = 2e-2  # the same of a quantised network, where such a sum can be rounded to the next level: 1.7e-3 on 256 images of possas-vgg
 
 
 def fast_source(model: nn.Module, x: Tensor, *, mode: GradientMode) -> LogitsFn:
@@ -121,7 +122,7 @@ class _Autocast(nn.Module):
 def _check_same(model: nn.Module, fast: nn.Module, x: Tensor) -> None:
     expected, found = model(x), fast(x)
     worst = float((expected - found).abs().max())
-    limit = _ROUNDING * max(1.0, float(expected.abs().max()))
+    limit = (_LEVELS if getattr(model, "rounds", False) else _ROUNDING) * max(1.0, float(expected.abs().max()))
     if not worst <= limit:
         raise ModelError(
             f"the folded source model's logits differ by {worst:.2g}, more than rounding ({limit:.2g}); use gradients = exact"

@@ -68,6 +68,11 @@ class ImportedClassifier(nn.Module):
             return self._logits(given)
         return self._in_batches(given, self.graph_input.batch)
 
+    @property
+    def rounds(self) -> bool:
+        """Whether the graph rounds to integers on the way, so that sums in another order may end a level apart."""
+        return self.graph.rounds
+
     def outputs(self, x: Tensor) -> Tensor:
         """Return what an engine that runs the file gives, (N, K): the logits, or probabilities where the graph ends so."""
         logits: Tensor = self(x)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,6 +164,7 @@ class _Board:
         self._running -= 1
         if error:
             self.failed[job.name] = error
+            print(f"edgeproof: {job.name} failed, the others go on: {error}", file=sys.stderr)
         else:
             self.done[job.name] = Run.open(job_folder(job.name, folder=self._folder))
 

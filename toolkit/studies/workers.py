@@ -111,6 +111,7 @@ def do_job(job: Job, folder: Path) -> str | None:
     try:
         carry_out(job, folder=folder)
     except ToolkitError as error:
+        print(f"error: {error}", file=sys.stderr)
         return str(error)
     except Exception as error:
         traceback.print_exc()
