@@ -44,3 +44,10 @@ def test_the_speed_of_attacks_is_measured(name: str) -> None:
     report = BenchReport.model_validate_json((RESULTS / f"{name}.json").read_bytes())
     rows = attacks.table(report.cases).splitlines()[2:]
     assert "\n".join(rows) in (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+
+
+def test_universal_perturbations_beside_art_are_measured() -> None:
+    document = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    for side in json.loads((RESULTS / "universal.json").read_text(encoding="utf-8"))["sides"]:
+        taken = f"{side['processor_seconds']:.1f} | {side['times_less_processor']:g} ×"
+        assert f"| {side['side']} | {taken} | {side['fooling']} | {side['accuracy']} |" in document
