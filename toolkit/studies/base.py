@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.config import Strict
+from toolkit.config import Strict, format_eps
 from toolkit.errors import ConfigError, nearest
 from toolkit.parameters import read_params
 from toolkit.registry import Entry
@@ -131,24 +131,43 @@ def _document(entry: Entry, params: Mapping[str, Any], found: Findings) -> Docum
     return Document(
         title=about[0].rstrip("."),
         lede=" ".join(about[1].split()) if len(about) > 2 else "",
-        sections=(verdicts, *found.sections),
+        sections=(verdicts, *found.sections, Section("Settings", (_settings(params),))),
         command=command_line(entry, params),
     )
+
+
+def _settings(params: Mapping[str, Any]) -> str:
+    """Say in one line what all parameters were."""
+
+    def told(name: str, value: Any) -> str:
+        if isinstance(value, tuple):
+            return ", ".join(told(name, each) for each in value) or "none"
+        if isinstance(value, bool):
+            return "yes" if value else "no"
+        return "none" if value is None else format_eps(value) if name.endswith("eps") else str(value)
+
+    return f"{'; '.join(f'{name} {told(name, value)}' for name, value in params.items())}."
 
 
 _LEGEND = (
     "A claim is an effect above its threshold. Held: the whole 95 % interval lies above; not held: it lies below; undecided: it does "
     "neither, or there is no interval. The interval is Student's t on one value a seed, where nothing else is said; within "
-    "one seed it is over the images of a single training, and says nothing about other trainings. Single cases counts those above "
-    "the threshold."
+    "one seed it is over the images of a single training, and says nothing about other trainings. Single cases in the notes are those "
+    "above the threshold."
 )
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> Table:
-    """Return the verdicts as a table."""
-    titles = ("Effect", "95 % interval", "Single cases", "Published")
-    columns = (Column("Verdict", numeric=False), Column("Claim", numeric=False), *map(Column, titles))
-    rows = tuple(
+    """Return the verdicts as a table; notes and published numbers only where there are any."""
+    titles = (
+        ("Verdict", False),
+        ("Claim", False),
+        ("Effect", True),
+        ("95 % interval", True),
+        ("Notes", False),
+        ("Published", False),
+    )
+    rows = [
         (
             Cell(verdict.outcome, tone=_TONES[verdict.outcome]),
             Cell(verdict.claim),
@@ -158,8 +177,13 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
             Cell(verdict.published),
         )
         for verdict in verdicts
-    )
-    return Table(columns=columns, rows=rows)
+    ]
+    filled = [place for place in range(len(titles)) if place < _ALWAYS or any(row[place].text for row in rows)]
+    columns = tuple(Column(title, numeric=numeric) for title, numeric in (titles[place] for place in filled))
+    return Table(columns=columns, rows=tuple(tuple(row[place] for place in filled) for row in rows))
+
+
+_ALWAYS = 4  # columns
 
 
 def command_line(entry: Entry, params: Mapping[str, Any]) -> str:
