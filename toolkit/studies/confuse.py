@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -111,7 +111,16 @@ def confuse(
         *(job for fit in fits for job in fit_jobs(fit, training)),
         *(_deploy(fits[1], data=data) if deployed else ()),
     )
-    return Study(jobs, partial(_collect, fits, plan))
+    return Study(_last(jobs, [f"poison-{_slug(eps)}" for eps in budgets]), partial(_collect, fits, plan))
+
+
+def _last(jobs: Sequence[Job], names: Sequence[str]) -> tuple[Job, ...]:
+    """Put the jobs of these names, and all that need them, behind the others: the main tables come before the long curve."""
+    behind = set(names)
+    for job in jobs:
+        if behind & set(job.needs):
+            behind.add(job.name)
+    return tuple(sorted(jobs, key=lambda job: job.name in behind))
 
 
 @dataclass(frozen=True)
