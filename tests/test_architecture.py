@@ -32,7 +32,7 @@ ROWS = (
     ("runs",),
     ("manifest",),
     ("options", "parameters"),
-    ("config", "environment"),
+    ("config", "environment", "naming"),
     ("registry", "optional", "progress", "config_reading"),
     ("distributed", "exhaustion", "reading"),
     ("types", "errors"),

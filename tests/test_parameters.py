@@ -60,3 +60,9 @@ def test_an_unknown_choice_names_the_nearest() -> None:
 def test_a_parameter_without_a_default_must_be_given() -> None:
     with pytest.raises(ConfigError, match="attack 'fgsm' needs a value for 'eps'"):
         read_params(find("attack", "fgsm"), {})
+
+
+@pytest.mark.parametrize("value", [5, None, "1,2", [1, 2, 3, 4]])
+def test_a_tuple_of_a_fixed_length_takes_no_other(value: object) -> None:
+    with pytest.raises(ConfigError, match=r"shape = .* is not accepted; expected 3 values"):
+        parse_value(value, tuple[int, int, int], name="shape")

@@ -126,6 +126,10 @@ def _evaluation(path: Path, manifest: BundleManifest, folder: Path) -> EvalConfi
     ):
         if name not in packed:
             raise DataError(f"{path}: its configuration names {str(name)[:200]!r}, which is not packed; pack it again")
+    if foreign := [key for key in ("data", "costs") if manifest.config.get(key) is not None]:
+        raise DataError(
+            f"{path}: its configuration names {foreign[0]}, a file of this machine; expected packed runs only, pack it again"
+        )
     inside = {key: [str(folder / name) for name in names] for key, names in named.items()}
     try:
         return EvalConfig.model_validate({**manifest.config, **inside})

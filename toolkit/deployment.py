@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Literal
 
 from toolkit import __version__
 from toolkit.building import as_model_error
-from toolkit.config import DataConfig, ExportConfig, ParityLimits, QatConfig, Strict
+from toolkit.config import ExportConfig, ParityLimits, QatConfig, Strict
 from toolkit.data.base import LabelledImages, Splits, load_dataset, load_splits
+from toolkit.data.origin import data_of
 from toolkit.engines.base import open_engine, predict_all
 from toolkit.errors import ConfigError, GateError
 from toolkit.evaluation.metrics import accuracy, predictions
@@ -120,7 +121,7 @@ def export_model(config: ExportConfig, out: Run) -> None:
     require("onnxruntime", extra="cpu", purpose="check exported graphs")
     source = Run.open(config.model, kind="train")
     checkpoint = source.file(CHECKPOINT)
-    splits = load_splits(DataConfig.model_validate(source.config["data"]))
+    splits = load_splits(data_of(source))
     validation, calibration = _choose_images(splits, config)
     reference = _logits(checkpoint, validation, config, backend="pytorch")
     records = []

@@ -13,7 +13,8 @@ import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from toolkit.config import Strict, build_config
+from toolkit.config import ImportConfig, PoisonConfig, Strict, TrainConfig, build_config, parse_assignments
+from toolkit.naming import check_named, name_factory
 from toolkit.registry import REQUIRED, Entry, Param, entries, find
 
 #: Options whose everyday name is not the name of the field.
@@ -69,11 +70,22 @@ def read_config(
 
     Raises:
         ConfigError: As `build_config` does.
+        ModelError: When a file alone names code of the user's.
     """
     file, overrides = values.pop("config_file"), values.pop("overrides")
     given = {path: values.pop(_dest(path)) for path, _ in _fields(kind) if _dest(path) in values}
     explicit = {path: value for path, value in given.items() if value not in (None, ())}
-    return build_config(kind, file=file, sets=overrides, options={**explicit, **fixed}, base=base)
+    config = build_config(kind, file=file, sets=overrides, options={**explicit, **fixed}, base=base)
+    typed = {**parse_assignments(overrides), **explicit}
+    if key := _NAMES_A_NETWORK.get(kind):
+        if key in typed:
+            name_factory(typed[key])
+        else:
+            check_named(getattr(config, key), source=file)
+    return config
+
+
+_NAMES_A_NETWORK = {TrainConfig: "model", ImportConfig: "model", PoisonConfig: "victim"}
 
 
 def plugin_options(entry: Entry, *, skip: Iterable[str] = ()) -> list[click.Option]:

@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from toolkit.building import as_model_error
-from toolkit.config import DataConfig, ExportConfig, QuantizeConfig, Strict
+from toolkit.config import ExportConfig, QuantizeConfig, Strict
 from toolkit.data.base import AdversarialSet, LabelledImages, Splits, load_adversarial_set, load_splits
+from toolkit.data.origin import data_of
 from toolkit.deployment import CHECKPOINT, FP32, write_fp32
 from toolkit.engines.base import open_engine, predict_all
 from toolkit.errors import ConfigError, DataError
@@ -176,7 +177,7 @@ def choose_build(config: QuantizeConfig, out: Run) -> SearchReport:
         ModelError: When a graph cannot be made.
     """
     source = Run.open(config.model, kind="train")
-    splits = load_splits(DataConfig.model_validate(source.config["data"]))
+    splits = load_splits(data_of(source))
     judge = load_adversarial_set(Run.open(config.adversaries, kind="attack"))
     check_part(judge, splits.validation, what="--adversaries")
     if not (out.path / FP32).exists():

@@ -12,6 +12,7 @@ from toolkit.attacks.craft import attack, craft
 from toolkit.attacks.twin import Origin, check_twin, chosen_data, confirm, open_source
 from toolkit.config import AttackConfig
 from toolkit.data.base import AdversarialSet, LabelledImages, load_adversarial_set
+from toolkit.data.origin import data_of
 from toolkit.engines.base import open_engine, predict_all
 from toolkit.errors import ConfigError, ModelError, RunError
 from toolkit.models.imported import import_onnx
@@ -197,3 +198,18 @@ def test_stage_goes_from_a_foreign_graph_to_a_finished_attack_run(
     assert read.source_logits is not None
     np.testing.assert_array_equal(read.source_logits, engine_logits(graph, read.images))
     assert set(read.indicators) >= {"confirmed", "import_flips", "import_max_abs_diff", "zero_gradients"}
+
+
+@pytest.mark.parametrize("config", [{}, {"data": 5}, {"data": {"name": 3}}])
+def test_a_train_run_that_names_no_data_is_refused(config: dict[str, object], tmp_path: Path) -> None:
+    with Run.start("train", "odd", config=config, out=tmp_path / "run") as out:
+        out.finish()
+    with pytest.raises(RunError, match="names no data set that can be read"):
+        data_of(Run.open(tmp_path / "run"))
+
+
+def test_a_file_that_only_a_manifest_names_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Run.start("train", "odd", config={"data": {"name": "folder:photos"}}, out=tmp_path / "run") as out:
+        out.finish()
+    assert data_of(Run.open(tmp_path / "run")).name == "folder:photos"
+    assert "reading 'folder:photos', as " in capsys.readouterr().err

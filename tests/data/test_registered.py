@@ -7,6 +7,7 @@ import pytest
 
 from toolkit.data import cifar10, idx, source
 from toolkit.data.base import PARTS, Dataset, load_dataset, split_dataset
+from toolkit.errors import ConfigError
 from toolkit.registry import entries
 
 SMALL = ("digits", "synthetic")
@@ -106,3 +107,14 @@ def test_synthetic_images_are_seeded_and_have_class_structure() -> None:
 def test_synthetic_images_of_any_shape_are_made() -> None:
     dataset = load_dataset("synthetic", params={"input_shape": (3, 5, 7), "train": 5, "test": 4})
     assert dataset.test.images.shape == (4, 3, 5, 7)
+
+
+def test_made_up_images_that_are_too_many_are_refused_before_they_are_made() -> None:
+    with pytest.raises(ConfigError, match="expected at most 134217728 numbers in all"):
+        load_dataset("synthetic", params={"train": 1_500_000, "input_shape": [1, 28, 28]})
+
+
+@pytest.mark.parametrize("params", [{"noise": "x"}, {"input_shape": 5}, {"train": 2.5}])
+def test_a_parameter_of_another_kind_is_refused(params: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="is not accepted"):
+        load_dataset("synthetic", params=params)

@@ -205,3 +205,16 @@ def test_a_bundle_that_names_what_is_not_in_it_is_refused(packed: Path, tmp_path
     with pytest.raises(DataError, match=r"its configuration names '../../elsewhere', which is not packed"):
         open_bundle(packed, tmp_path / "device")
     assert not (tmp_path / "device").exists()
+
+
+@pytest.mark.parametrize("key", ["data", "costs"])
+def test_a_bundle_that_names_a_file_of_the_device_is_refused(key: str, packed: Path, tmp_path: Path) -> None:
+    def change(members: Members) -> None:
+        manifest = json.loads(members["bundle.json"])
+        manifest["config"][key] = "folder:/home/someone/photos"
+        members["bundle.json"] = json.dumps(manifest).encode()
+
+    rewrite(packed, change)
+    with pytest.raises(DataError, match=f"its configuration names {key}, a file of this machine"):
+        open_bundle(packed, tmp_path / "there")
+    assert not (tmp_path / "there").exists()

@@ -18,9 +18,10 @@ from toolkit.config import ImportConfig, TrainConfig, build_config
 from toolkit.data.arrays import write_npz
 from toolkit.errors import ModelError, UnavailableError
 from toolkit.models.base import build_classifier, load_classifier, save_classifier
-from toolkit.models.factory import FACTORIES
 from toolkit.models.own import import_model, own_classifier
 from toolkit.models.weights import read_weights
+from toolkit.naming import FACTORIES
+from toolkit.options import read_config
 from toolkit.runs import Run
 
 SOURCE = """
@@ -273,6 +274,17 @@ def test_a_checkpoint_alone_runs_no_code(folder: Path, monkeypatch: pytest.Monke
     assert "usersnet" not in sys.modules
     monkeypatch.setenv(FACTORIES, "other:make, usersnet:Net")
     assert load_classifier(folder / "model.safetensors").name == "usersnet:Net"
+
+
+def test_a_configuration_file_alone_runs_no_code(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "manifest.json").write_text('{"schema_version": 1, "config": {"model": "usersnet:Net", "epochs": 1}}')
+    empty = {"config_file": folder / "manifest.json", "overrides": ()}
+    with pytest.raises(ModelError, match="asks for the network 'usersnet:Net', code that is not part"):
+        read_config(TrainConfig, dict(empty))
+    assert read_config(TrainConfig, {**empty, "config_model": "usersnet:Net"}).model == "usersnet:Net"
+    assert read_config(TrainConfig, dict(empty)).epochs == 1, "named once is named"
+    monkeypatch.setenv(FACTORIES, "")
+    assert read_config(TrainConfig, {**empty, "overrides": ("model=usersnet:Net",)}).epochs == 1
 
 
 def test_the_users_factory_can_be_trained_too(folder: Path) -> None:

@@ -19,6 +19,7 @@ import torch
 from toolkit.attacks.queries import QueriedEngine
 from toolkit.config import DataConfig
 from toolkit.data.base import AdversarialSet, LabelledImages
+from toolkit.data.origin import data_of
 from toolkit.engines.base import EngineOptions, open_engine, predict_all
 from toolkit.engines.specs import read_specs
 from toolkit.errors import ConfigError, ModelError
@@ -71,7 +72,7 @@ def open_source(path: Path, *, device: str) -> Origin:
         run = Run.open(path, kind="train")
         weights = run.file("model.safetensors")
         model = load_classifier(weights, device=device)
-        return Origin(model, run.path.name, _data_of(run), sha256=sha256_file(weights))
+        return Origin(model, run.path.name, data_of(run), sha256=sha256_file(weights))
     if path.suffix != ".onnx":
         raise ModelError(f"{path} cannot be attacked; expected a train run or an ONNX file")
     path, name, trained_on, checkpoint = _exported(path)
@@ -102,7 +103,7 @@ def _exported(path: Path) -> tuple[Path, str, DataConfig | None, Path | None]:
         return path, path.name, None, None
     run = Run.open(path.parent, kind="export")
     checkpoint = Path(run.config["model"]) if run.config.get("model") else None
-    trained_on = _data_of(Run.open(checkpoint, kind="train")) if checkpoint else None
+    trained_on = data_of(Run.open(checkpoint, kind="train")) if checkpoint else None
     return run.file(path.name), f"{run.path.name}/{path.name}", trained_on, checkpoint
 
 
@@ -222,7 +223,3 @@ def _engine_logits(
     one_by_one = isinstance(model, ImportedClassifier) and model.graph_input.batch == 1
     with open_engine(graph, backend="onnxruntime", options=EngineOptions(optimize=optimize)) as engine:
         return predict_all(engine, images, batch_size=1 if one_by_one else batch_size), engine.info.precision
-
-
-def _data_of(run: Run) -> DataConfig:
-    return DataConfig.model_validate(run.config["data"])

@@ -19,6 +19,7 @@ from toolkit.data.arrays import check_images, check_labels, read_npz, to_float, 
 from toolkit.data.records import SetAbout
 from toolkit.data.sampling import equal_shares, held_out, stratified_sample
 from toolkit.errors import ConfigError, DataError, nearest
+from toolkit.parameters import read_params
 from toolkit.reading import read_record
 from toolkit.registry import find
 from toolkit.runs import Run, atomic
@@ -241,14 +242,8 @@ def load_dataset(name: str, *, params: Mapping[str, Any] | None = None) -> Datas
     takes_path = bool(entry.options.get("path"))
     if takes_path != bool(path) or takes_path != bool(colon):
         raise ConfigError(f"data set {name!r}: expected {f'{kind}:PATH' if takes_path else kind}")
-    known = [param.name for param in entry.params]
-    for key in params or {}:
-        if key not in known:
-            raise ConfigError(
-                f"data set {kind!r} has no parameter {key!r}{nearest(key, known)}; known: {', '.join(known) or 'none'}"
-            )
     args = (Path(path),) if takes_path else ()
-    dataset: Dataset = entry.load()(*args, **(params or {}))
+    dataset: Dataset = entry.load()(*args, **read_params(entry, params or {}))
     return dataset
 
 

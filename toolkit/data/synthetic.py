@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from toolkit.data.base import Dataset, LabelledImages
 from toolkit.errors import ConfigError
 from toolkit.registry import register
+
+_MOST = 2**27  # numbers: 100,000 images of 3 x 20 x 20
 
 
 @register("synthetic")
@@ -30,11 +34,15 @@ def synthetic(
         seed: Seed of the patterns and the noise.
 
     Raises:
-        ConfigError: When a number of classes or images is not positive.
+        ConfigError: When a number of classes or images is not positive, or they are too many.
     """
     if min(num_classes, train, test, *input_shape) < 1:
         raise ConfigError(
             f"synthetic: {num_classes} classes, {train} + {test} images of {input_shape}; expected 1 or more"
+        )
+    if (train + test) * math.prod(input_shape) > _MOST:
+        raise ConfigError(
+            f"synthetic: {train} + {test} images of {input_shape}; expected at most {_MOST} numbers in all"
         )
     random = np.random.default_rng([seed, 0])
     channels, height, width = input_shape

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from toolkit import __version__
 from toolkit.config import Strict
 from toolkit.errors import ConfigError, ModelError, UnavailableError
-from toolkit.models.factory import check_named, load_factory
-from toolkit.registry import entries, find
+from toolkit.models.factory import load_factory
+from toolkit.naming import check_named, is_factory
+from toolkit.registry import find
 from toolkit.runs import atomic
 
 _METADATA = "edgeproof"  # one key: safetensors writes several in random order, and equal models shall give equal bytes
@@ -163,8 +164,7 @@ def load_classifier(path: Path, *, device: str = "cpu") -> Classifier:
     """
     where = torch_device(device)
     header, weights = _read_checkpoint(path)
-    if is_factory(header.name):
-        check_named(header.name, source=path)
+    check_named(header.name, source=path)
     with torch.random.fork_rng(devices=[]):  # the fresh weights are overwritten; the caller's draws stay as they were
         model = build_classifier(
             header.name, input_shape=header.input_shape, classes=header.classes, mean=header.mean, std=header.std
@@ -202,12 +202,6 @@ def check_weights(network: nn.Module, weights: Mapping[str, Tensor], *, source: 
                 f"{source}: {key} has shape {tuple(value.shape)}; the network expects {tuple(wanted[key].shape)}"
             )
     _check_finite(weights, source=source)
-
-
-def is_factory(name: str) -> bool:
-    """Return whether a model's name is `module:factory`, code that is not part of this toolkit."""
-    kind, colon, _ = name.partition(":")
-    return bool(colon) and kind not in entries("model")
 
 
 def _build_network(name: str, *, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:

@@ -1,14 +1,12 @@
 """A user's own network: `module:factory`, imported from the current directory or from what is installed.
 
-It is run when the user names it: as the model of `train`, `import` or a study, or in EDGEPROOF_FACTORIES (separated by commas) where
-a checkpoint names it. A checkpoint alone, which may be a stranger's, runs no code.
+It is run when the user names it (`toolkit.naming`).
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,31 +15,7 @@ from typing import Any
 from torch import nn
 
 from toolkit.errors import ModelError, nearest
-
-FACTORIES = "EDGEPROOF_FACTORIES"
-
-
-def name_factory(spec: str) -> None:
-    """Note that the user has named a factory, for this process and those that it starts."""
-    if spec not in _named():
-        os.environ[FACTORIES] = ",".join([*_named(), spec])
-
-
-def check_named(spec: str, *, source: Path) -> None:
-    """Refuse a factory that the user has not named.
-
-    Raises:
-        ModelError: With the way to name it.
-    """
-    if spec not in _named():
-        raise ModelError(
-            f"{source} is a network of {spec!r}, code that is not part of this toolkit and that reading it would run; "
-            f"if you trust that code, name it: {FACTORIES}={spec}"
-        )
-
-
-def _named() -> list[str]:
-    return [spec.strip() for spec in os.environ.get(FACTORIES, "").split(",") if spec.strip()]
+from toolkit.naming import name_factory
 
 
 def load_factory(spec: str, *, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
@@ -56,7 +30,7 @@ def load_factory(spec: str, *, input_shape: tuple[int, int, int], num_classes: i
     Raises:
         ModelError: When it cannot be imported or called, or returns no `nn.Module`.
     """
-    name_factory(spec)
+    name_factory(spec)  # whoever asks for it by name here has named it; what a file asks for is checked before
     factory = _find_factory(spec)
     offered = {"input_shape": input_shape, "num_classes": num_classes}
     try:

@@ -26,6 +26,7 @@ from toolkit.config import (
     build_config,
 )
 from toolkit.errors import ConfigError, StudyError, nearest
+from toolkit.naming import name_factory
 from toolkit.progress import Advance, progress
 from toolkit.runs import MANIFEST, Run
 
@@ -114,9 +115,7 @@ def run_jobs(
 def _name_factories(jobs: Sequence[Job]) -> None:
     """Pass on to the workers which code the user has named as the network of a training."""
     for job in jobs:
-        if job.stage == "train" and ":" in str(job.config["model"]):
-            from toolkit.models.factory import name_factory  # imports torch
-
+        if job.stage == "train":
             name_factory(job.config["model"])
 
 

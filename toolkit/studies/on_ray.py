@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from toolkit.naming import FACTORIES
 from toolkit.optional import require
 from toolkit.studies.jobs import Job
 from toolkit.studies.workers import do_job
@@ -57,8 +58,6 @@ class RayWorkers:
         return job, error
 
     def __enter__(self) -> RayWorkers:
-        from toolkit.models.factory import FACTORIES
-
         named = {FACTORIES: os.environ[FACTORIES]} if FACTORIES in os.environ else {}
         self._ray.init(log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": named})
         return self
