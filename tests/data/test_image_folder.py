@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +156,21 @@ def test_a_bad_image_is_one_clear_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "b" / "001.png").write_bytes(content)
     with pytest.raises(DataError, match=r"b/001.png cannot be read as a PNG or JPEG image"):
         _ = load_dataset(f"folder:{tmp_path}").train
+
+
+def test_nobody_waits_for_a_pipe_that_is_named_like_an_image(tmp_path: Path) -> None:
+    write_classes(tmp_path, {"a": 2, "b": 2})
+    os.mkfifo(tmp_path / "b" / "z.png")
+    with pytest.raises(DataError, match=r"b/z\.png is no file; move it out of the folder"):
+        load_dataset(f"folder:{tmp_path}")
+
+
+def test_an_image_may_be_a_link(tmp_path: Path) -> None:
+    write_classes(tmp_path, {"a": 2, "b": 2})
+    (tmp_path / "b" / "z.png").symlink_to(tmp_path / "b" / "000.png")
+    train = load_dataset(f"folder:{tmp_path}").train
+    assert train is not None
+    assert np.bincount(train.labels).tolist() == [1, 2]
 
 
 def test_a_truncated_image_is_one_clear_error(tmp_path: Path) -> None:

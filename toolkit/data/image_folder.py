@@ -106,6 +106,8 @@ def _image_files(folder: Path) -> list[Path]:
         if file.suffix.lower() in _OTHER_IMAGES:
             raise DataError(f"{file} is neither PNG nor JPEG; convert it, or move it out of the folder")
     files = [file for file in visible if file.suffix.lower() in _READ]
+    if pipe := next((file for file in files if not file.is_file()), None):  # to open a pipe is to wait for its writer
+        raise DataError(f"{pipe} is no file; move it out of the folder")
     if not files:
         raise DataError(f"class folder {folder} holds no PNG or JPEG images; add some or remove the folder")
     return files
