@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from toolkit.config import TrainConfig, build_config
 from toolkit.data.arrays import read_npz, write_npz
@@ -175,6 +176,26 @@ def test_a_damaged_state_is_an_error_and_not_a_silent_new_start(tmp_path: Path) 
         (out.path / "state/epoch.safetensors").write_bytes(b"not one of ours")
     with pytest.raises(ModelError, match=r"cannot be continued from .* start again with --fresh"):
         run(config, tmp_path / "run")
+
+
+def test_a_state_of_parameters_that_are_not_there_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save = loop.save_state
+
+    def save_and_die(path: Path, state: Any) -> None:
+        save(path, state)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "save_state", save_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        run(configure(), tmp_path / "run")
+    path = next((tmp_path / "run/state").glob("*.safetensors"))
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    for number in ("x", "10", "9" * 5000):
+        save_file({**tensors, f"optimizer.{number}.momentum_buffer": torch.zeros(1)}, path, metadata=metadata)
+        with pytest.raises(ModelError, match=r"cannot be continued from .*of no parameter.* start again with --fresh"):
+            run(configure(), tmp_path / "run")
 
 
 def test_an_unknown_objective_or_parameter_is_answered_with_the_known_ones(tmp_path: Path) -> None:

@@ -155,12 +155,19 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Give an optimizer back what `optimizer_tensors` took from one like it."""
+    """Give an optimizer back what `optimizer_tensors` took from one like it.
+
+    Raises:
+        KeyError: For a tensor of a parameter that the optimizer does not have.
+    """
+    groups: Any = optimizer.state_dict()["param_groups"]
+    numbers = {str(number): number for group in groups for number in group["params"]}
     slots: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         number, _, name = key.partition(".")
-        slots.setdefault(int(number), {})[name] = value
-    groups: Any = optimizer.state_dict()["param_groups"]
+        if number not in numbers:
+            raise KeyError(f"optimizer.{key} is of no parameter")
+        slots.setdefault(numbers[number], {})[name] = value
     optimizer.load_state_dict({"state": slots, "param_groups": groups})
 
 
