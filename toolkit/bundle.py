@@ -235,6 +235,8 @@ def _unpack(archive: zipfile.ZipFile, manifest: BundleManifest, folder: Path) ->
     """Write all members beside the folder and move them there at once, so that a half-unpacked bundle is never found."""
     partial = folder.with_name(f".{folder.name}.partial")
     try:
+        if partial.is_symlink():  # which rmtree leaves, and which leads elsewhere
+            partial.unlink()
         shutil.rmtree(partial, ignore_errors=True)
         for record in manifest.files:
             target = partial / record.path

@@ -102,6 +102,14 @@ def test_a_member_that_leaves_the_folder_is_refused(packed: Path, tmp_path: Path
     refused(packed, tmp_path / "device", "could be written outside its folder; do not trust this file")
 
 
+def test_nothing_is_unpacked_through_a_link_beside_the_folder(packed: Path, tmp_path: Path) -> None:
+    (tmp_path / "victim").mkdir()
+    (tmp_path / ".device.partial").symlink_to(tmp_path / "victim", target_is_directory=True)
+    open_bundle(packed, tmp_path / "device")
+    assert not list((tmp_path / "victim").iterdir())
+    assert not (tmp_path / "device").is_symlink()
+
+
 def test_a_link_and_a_folder_are_refused(packed: Path, tmp_path: Path) -> None:
     content = packed.read_bytes()
     with zipfile.ZipFile(packed, "a") as archive:
