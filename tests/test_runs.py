@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 from pathlib import Path
 
 import pytest
 
 from toolkit.errors import RunError
-from toolkit.runs import Run, atomic, sha256_file, write_json
+from toolkit.runs import Run, atomic, sha256_file, write_json, write_text
 
 CONFIG = {"epochs": 3, "seed": 0}
 
@@ -244,3 +245,23 @@ def test_a_folder_whose_claim_was_killed_can_be_claimed_again(tmp_path: Path) ->
     with Run.start("train", "t", config={}, out=tmp_path / "run") as run:
         run.finish()
     assert run.outputs() == []
+
+
+def test_a_write_goes_through_no_link_that_was_laid_out_for_it(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    for suffix in ("", ".md"):
+        (tmp_path / f".report.md.{os.getpid()}.tmp{suffix}").symlink_to(victim)
+    (tmp_path / "report.md").symlink_to(victim)
+    write_text(tmp_path / "report.md", "theirs")
+    assert victim.read_text() == "mine"
+    assert (tmp_path / "report.md").read_text() == "theirs"
+
+
+def test_a_file_is_as_open_to_others_as_the_user_wants(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_text(tmp_path / "value.txt", "1")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "value.txt").stat().st_mode & 0o777 == 0o640
