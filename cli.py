@@ -29,6 +29,7 @@ from toolkit.config import (
 from toolkit.distributed import joined, leave, tell
 from toolkit.environment import usable_cores
 from toolkit.errors import ConfigError
+from toolkit.links import refuse_links
 from toolkit.options import (
     PluginGroup,
     config_options,
@@ -282,6 +283,7 @@ def report(run: Path) -> None:
     from toolkit.reports.write import write_reports
 
     folder = Run.open(run, kind="eval")
+    refuse_links(folder.path)
     write_reports(folder)
     folder.amend(("report.html", "report.md", "junit.xml"))
     click.echo(str(folder.path / "report.html"))

@@ -34,7 +34,7 @@ ROWS = (
     ("options", "parameters"),
     ("config", "environment", "naming"),
     ("registry", "optional", "progress", "config_reading"),
-    ("distributed", "exhaustion", "reading"),
+    ("distributed", "exhaustion", "links", "reading"),
     ("types", "errors"),
     ("export", "kernels"),
 )

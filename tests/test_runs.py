@@ -265,3 +265,48 @@ def test_a_file_is_as_open_to_others_as_the_user_wants(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert (tmp_path / "value.txt").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("name", [".lock", ".identity", ".discard", "manifest.json", "model.onnx", "logs/job.log"])
+@pytest.mark.parametrize("present", [True, False])
+def test_a_link_in_a_run_folder_is_not_followed(tmp_path: Path, name: str, present: bool) -> None:
+    run, victim = finished(tmp_path), tmp_path / "victim"
+    if present:
+        victim.write_text("mine")
+    link = run.path / name
+    link.parent.mkdir(exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(victim)
+    for fresh in (False, True):
+        with pytest.raises(RunError, match=rf"holds a link, {name}; no stage makes one: remove it"):
+            Run.start("train", "toy", config=CONFIG, seed=0, root=tmp_path, fresh=fresh)
+    assert not present or victim.read_text() == "mine"
+    assert victim.exists() == present
+
+
+def test_a_folder_in_a_run_folder_is_no_link_either(tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    with Run.start("train", "toy", config=CONFIG, root=tmp_path) as run:
+        (run.path / "state").symlink_to(tmp_path / "outside", target_is_directory=True)
+    with pytest.raises(RunError, match="holds a link, state"):
+        Run.start("train", "toy", config=CONFIG, root=tmp_path)
+
+
+def test_a_run_folder_and_the_folder_of_all_may_be_links(tmp_path: Path) -> None:
+    (tmp_path / "large-disk" / "run").mkdir(parents=True)
+    (tmp_path / "runs").symlink_to(tmp_path / "large-disk")
+    (tmp_path / "runs" / "linked").symlink_to(tmp_path / "large-disk" / "run")
+    for _ in range(2):
+        with Run.start("train", "toy", config=CONFIG, out=tmp_path / "runs" / "linked") as run:
+            if not run.done:
+                run.finish()
+    assert (tmp_path / "large-disk" / "run" / "manifest.json").is_file()
+
+
+@pytest.mark.parametrize("name", [".lock", ".identity", ".discard", "manifest.json", "history.json"])
+def test_nobody_waits_for_a_pipe_in_a_run_folder(tmp_path: Path, name: str) -> None:
+    run = finished(tmp_path)
+    (run.path / name).unlink(missing_ok=True)
+    os.mkfifo(run.path / name)
+    with pytest.raises(RunError, match=rf"holds a pipe or device, {name}; no stage makes one: remove it"):
+        Run.start("train", "toy", config=CONFIG, seed=0, root=tmp_path)

@@ -27,6 +27,7 @@ from pydantic import ValidationError
 from toolkit.distributed import world_size
 from toolkit.environment import describe_environment
 from toolkit.errors import RunError
+from toolkit.links import refuse_links
 from toolkit.manifest import SCHEMA_VERSION, FileRecord, InputRecord, Manifest
 
 MANIFEST = "manifest.json"
@@ -177,8 +178,8 @@ class Run:
             identity: What stands for the configuration when the run is looked up again, where that holds paths that may move.
 
         Raises:
-            RunError: When the folder cannot be written, is locked by a living process or belongs to another run, or the stage
-                is not for several processes.
+            RunError: When the folder cannot be written, holds links, is locked by a living process or belongs to another run,
+                or the stage is not for several processes.
         """
         if kind not in _SPREAD and world_size() > 1:
             raise RunError(f"{kind} runs in one process; torchrun is for {' and '.join(_SPREAD)}, see docs/scale.md")
@@ -305,8 +306,10 @@ class Run:
     def _acquire(self) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            refuse_links(self.path)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
             # The kernel drops this lock with the process that holds it, however that process ends.
-            self._lock = (self.path / _LOCK).open("a")
+            self._lock = os.fdopen(os.open(self.path / _LOCK, flags, 0o666), "w")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self.close()

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from cli import report
 from tests.reports.synthetic import make_eval_run
 from toolkit.errors import RunError
 from toolkit.reports.write import write_reports
@@ -35,3 +37,16 @@ def test_a_tampered_run_gives_no_report(tmp_path: Path) -> None:
     results.write_text(results.read_text(encoding="utf-8").replace('"count": 200', '"count": 999'), encoding="utf-8")
     with pytest.raises(RunError, match="was changed after the run"):
         write_reports(Run.open(run.path))
+
+
+def test_the_report_of_a_folder_with_a_link_is_not_made_again(tmp_path: Path) -> None:
+    run = make_eval_run(tmp_path / "run")
+    write_reports(run)
+    run.finish()
+    (tmp_path / "victim").write_text("mine", encoding="utf-8")
+    (run.path / "report.md").unlink()
+    (run.path / "report.md").symlink_to(tmp_path / "victim")
+    done = CliRunner().invoke(report, [str(run.path)])
+    assert isinstance(done.exception, RunError)
+    assert "holds a link, report.md; no stage makes one" in str(done.exception)
+    assert (tmp_path / "victim").read_text(encoding="utf-8") == "mine"
