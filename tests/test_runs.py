@@ -310,3 +310,23 @@ def test_nobody_waits_for_a_pipe_in_a_run_folder(tmp_path: Path, name: str) -> N
     os.mkfifo(run.path / name)
     with pytest.raises(RunError, match=rf"holds a pipe or device, {name}; no stage makes one: remove it"):
         Run.start("train", "toy", config=CONFIG, seed=0, root=tmp_path)
+
+
+def test_an_identity_that_is_no_text_is_another_runs(tmp_path: Path) -> None:
+    run = finished(tmp_path)
+    (run.path / ".identity").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RunError, match="holds another finished run; choose another --out or add --fresh"):
+        Run.start("train", "toy", config=CONFIG, seed=0, root=tmp_path)
+    (run.path / "manifest.json").unlink()
+    with pytest.raises(RunError, match="holds another unfinished run; choose another --out or add --fresh"):
+        Run.start("train", "toy", config=CONFIG, seed=0, root=tmp_path)
+
+
+@pytest.mark.parametrize("text", ["5", "{}", "[5]", "[", "\xff", "[" * 100_000, '["a\\u0000b"]'])
+def test_a_damaged_list_of_what_to_discard_is_refused(tmp_path: Path, text: str) -> None:
+    run = finished(tmp_path)
+    (run.path / ".discard").write_bytes(text.encode("latin-1"))
+    with pytest.raises(RunError, match=r"\.discard is no list of names .*; repeat the command with --fresh"):
+        Run.start("train", "toy", config=CONFIG, seed=0, root=tmp_path)
+    with Run.start("train", "toy", config=CONFIG, seed=0, root=tmp_path, fresh=True) as again:
+        assert not again.done

@@ -22,17 +22,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from toolkit.distributed import world_size
 from toolkit.environment import describe_environment
-from toolkit.errors import RunError
+from toolkit.errors import RunError, first_line
 from toolkit.links import refuse_links
 from toolkit.manifest import SCHEMA_VERSION, FileRecord, InputRecord, Manifest
 
 MANIFEST = "manifest.json"
 _LOCK, _IDENTITY, _DISCARD = ".lock", ".identity", ".discard"
 _MAX_MANIFEST_BYTES = 16 * 2**20
+_NAMES = TypeAdapter(list[str])
 _SPREAD = ("train", "attack")  # what several processes do together
 
 
@@ -299,7 +300,7 @@ class Run:
 
     def _identity(self) -> str:
         try:
-            return (self.path / _IDENTITY).read_text(encoding="utf-8").strip()
+            return (self.path / _IDENTITY).read_text(encoding="utf-8", errors="replace").strip()
         except OSError:
             return ""
 
@@ -355,11 +356,17 @@ class Run:
     def _discard(self) -> None:
         """Delete intermediate state of a finished run, by the list that survives a kill in the middle of it."""
         listed = self.path / _DISCARD
-        if listed.is_file():
-            for name in map(str, json.loads(listed.read_text(encoding="utf-8"))):
+        if not listed.is_file():
+            return
+        try:
+            for name in _NAMES.validate_json(listed.read_bytes()):
                 if name and name == Path(name).name != "..":  # the folder may be a stranger's
                     _remove(self.path / name)
-            listed.unlink()
+        except ValueError as error:  # also of a name that no file can have
+            raise RunError(
+                f"{listed} is no list of names ({first_line(error)}); repeat the command with --fresh"
+            ) from error
+        listed.unlink()
 
     def _empty(self) -> None:
         if not (self.path / _IDENTITY).exists():
