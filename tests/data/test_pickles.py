@@ -96,7 +96,7 @@ ARRAY = b"cnumpy.core.multiarray\n_reconstruct\n(tR"
         (b"\x80\x02cnumpy\ndtype\n}b.", "sets the state of a _Name"),
         (b"\x80\x02}}b.", "sets the state of a dict"),
         (b"\x80\x02" + ARRAY + b"(K\x01)cnumpy\ndtype\n(U\x02O8tR\x89U\x00tb.", "holds an array of 'O8'"),
-        (b"\x80\x02" + ARRAY + b"(K\x01)U\x02u1\x89U\x00tb.", "holds an array of b'u1'"),
+        (b"\x80\x02" + ARRAY + b"(K\x01)U\x02u1\x89U\x00tb.", "holds an array of bytes"),
         (b"\x80\x02})}s.", "has a dictionary key of type tuple"),
     ],
 )

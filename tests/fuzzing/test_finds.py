@@ -16,6 +16,7 @@ from tests.fuzzing.running import Reader, whole_files
 from toolkit.config import TrainConfig, build_config, parse_number
 from toolkit.data.arrays import write_npz
 from toolkit.data.base import load_dataset
+from toolkit.data.pickles import read_pickled_dict
 from toolkit.engines.onnx_file import read_onnx
 from toolkit.errors import ConfigError, DataError, ModelError, ToolkitError
 from toolkit.evaluation.costs import read_costs
@@ -183,3 +184,99 @@ def test_a_generator_of_absurd_width_is_refused_before_memory_is_taken(width: in
 
     with pytest.raises(ModelError, match=r"cannot be read as a noise generator|lacks"):
         load_generator(path)
+
+
+RINGS = {
+    "a ring before the output": [("Identity", ["b"], ["y"]), ("Identity", ["y"], ["b"])],
+    "a cast of nothing": [("Cast", [], ["y"])],
+    "a softmax of nothing": [("Softmax", [], ["y"])],
+    "a ring of weights": [("Transpose", ["w"], ["v"]), ("Transpose", ["v"], ["w"]), ("Conv", ["x", "w"], ["y"])],
+    "a convolution without weights": [("Conv", ["x"], ["y"])],
+    "a fan of weights": [
+        *(("DequantizeLinear", [f"w{n}"] * 3, [f"w{n + 1}"]) for n in range(60)),
+        ("Conv", ["x", "w60"], ["y"]),
+    ],
+    "a long chain of weights": [
+        *(("Identity", [f"w{n}"], [f"w{n + 1}"]) for n in range(3000)),
+        ("Conv", ["x", "w3000"], ["y"]),
+    ],
+    "scales that do not fit": [("DequantizeLinear", ["w", "scale"], ["v"]), ("Conv", ["x", "v"], ["y"])],
+}
+
+
+def _graph_of(nodes: list[tuple[str, list[str], list[str]]], folder: Path) -> Path:
+    onnx = pytest.importorskip("onnx")
+    values = [onnx.helper.make_tensor_value_info("x", 1, ["N", 1, 16, 16])]
+    outputs = [onnx.helper.make_tensor_value_info("y", 1, ["N", 4])]
+    made = [onnx.helper.make_node(*node, **({"to": 1} if node[0] == "Cast" else {})) for node in nodes]
+    scale = onnx.numpy_helper.from_array(np.ones(7, np.float32), "scale")
+    graph = onnx.helper.make_graph(made, "g", values, outputs, [scale])
+    if "scale" in str(nodes):
+        graph.initializer.append(onnx.numpy_helper.from_array(np.zeros((1, 1, 3, 3), np.int8), "w"))
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)]), folder / "m.onnx")
+    return folder / "m.onnx"
+
+
+@pytest.mark.parametrize("name", RINGS)
+def test_a_graph_that_leads_nowhere_is_refused(name: str, tmp_path: Path) -> None:
+    path = _graph_of(RINGS[name], tmp_path)
+    from toolkit.evaluation.weights import read_weights
+    from toolkit.models.imported import import_onnx
+
+    for read in (import_onnx, read_weights):
+        with pytest.raises(ModelError):
+            read(path)
+
+
+BOUNDED = "(declare-const X_0 Real)(declare-const Y_0 Real)(assert (>= X_0 0))(assert (<= X_0 1))"
+MANY = f"(and {'(<= Y_0 1)' * 500} (or {'(<= Y_0 2)' * 1000}))"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"(assert (and {'(<= Y_0 1)' * 20_000} (or {'(<= Y_0 2)' * 2000})))",
+        "(assert (<= Y_0 1))" * 20_000 + f"(assert (or {'(<= Y_0 2)' * 2000}))",
+        f"(assert (or {MANY * 9}))",
+        f"(assert {MANY})" * 9,
+    ],
+    ids=["in one assertion", "of all assertions", "added up in one", "added up in all"],
+)
+def test_alternatives_of_many_conditions_are_refused_before_they_are_built(text: str) -> None:
+    pytest.importorskip("torch")
+    from toolkit.attacks.properties.vnnlib import parse_vnnlib
+
+    with pytest.raises(DataError, match="copies of conditions; expected at most 4194304"):
+        parse_vnnlib(BOUNDED + text)
+
+
+def test_boxes_of_many_inputs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    from toolkit.attacks.properties import vnnlib
+
+    boxes = "".join(f"(and (<= X_0 0.{n}) (<= Y_0 2))" for n in range(1, 9))
+    assert len(vnnlib.parse_vnnlib(f"{BOUNDED}(assert (or {boxes}))").regions) == 8
+    monkeypatch.setattr(vnnlib, "MAX_NUMBERS", 6)
+    with pytest.raises(DataError, match="more than 7 boxes of 1 inputs"):
+        vnnlib.parse_vnnlib(f"{BOUNDED}(assert (or {boxes}))")
+
+
+SHARED = b")q\x00" + b"h\x00h\x00\x86q\x00" * 40  # a tuple of 2^40 empty ones
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        b"\x80\x02" + SHARED + b"cnumpy\ndtype\nh\x00\x85R.",
+        b"\x80\x02" + SHARED + b"cnumpy.core.multiarray\n_reconstruct\n)R(K\x01)h\x00\x89U\x00tb.",
+    ],
+    ids=["as a type's name", "as a type"],
+)
+def test_tuples_that_share_their_parts_are_never_written_out(program: bytes) -> None:
+    with pytest.raises(DataError, match="a tuple in the place of text|an array of tuple"):
+        read_pickled_dict(program, what="x")
+
+
+def test_a_key_of_thousands_of_digits_is_refused() -> None:
+    with pytest.raises(DataError, match="x cannot be read as a pickle"):
+        read_pickled_dict(b"\x80\x02}\x8b\x10\x27\x00\x00" + b"\x7f" * 10_000 + b"K\x01s.", what="x")

@@ -90,11 +90,13 @@ def read_pickled_dict(data: bytes, *, what: str) -> dict[str, Any]:
             for operation, argument, _ in pickletools.genops(data):
                 _step(operation.name)(machine, argument)
             [result] = machine.pop(1)
+            if isinstance(result, dict):
+                return {
+                    _text(key): value.value if isinstance(value, _Array) else value for key, value in result.items()
+                }
     except _RefusedError as error:
         raise DataError(f"{what} is refused, and nothing in it was executed: {error}; expected plain data") from error
-    if not isinstance(result, dict):
-        raise DataError(f"{what} holds a {type(result).__name__}; expected a dictionary")
-    return {_text(key): value.value if isinstance(value, _Array) else value for key, value in result.items()}
+    raise DataError(f"{what} holds a {type(result).__name__}; expected a dictionary")
 
 
 def _step(operation: str) -> _Step:
@@ -104,6 +106,8 @@ def _step(operation: str) -> _Step:
 
 
 def _text(value: Any) -> str:
+    if not isinstance(value, (str, bytes, int)):  # the text of tuples that share their parts is endless
+        raise _RefusedError(f"it has a {type(value).__name__} in the place of text")
     return value.decode("latin-1") if isinstance(value, bytes) else str(value)
 
 
@@ -160,7 +164,8 @@ def _build(machine: _Machine, _: Any) -> None:
     elif isinstance(target, _Array):
         _, shape, kind, by_columns, content = state
         if not (isinstance(kind, _Type) and _NUMBER_TYPE.fullmatch(kind.code) and kind.order in "<>|="):
-            raise _RefusedError(f"it holds an array of {getattr(kind, 'code', kind)!r}")
+            named = repr(kind.code) if isinstance(kind, _Type) else type(kind).__name__
+            raise _RefusedError(f"it holds an array of {named}")
         numbers = np.frombuffer(content, np.dtype(kind.order + kind.code))
         target.value = numbers.reshape(shape, order="F" if by_columns else "C")
     else:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from toolkit.config import Strict
-from toolkit.errors import ModelError
+from toolkit.errors import ModelError, first_line
 from toolkit.optional import require
 from toolkit.runs import Run
 from toolkit.types import Array
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _NEAR_ZERO = 0.01  # of the largest weight
 _KINDS = {4: "conv", 2: "linear"}
+_NO_ZERO = np.zeros((), np.int8)
+_LONGEST_NUMBER = 100  # digits of a layer's number; Python reads 4,300 at most
 
 
 class LayerRecord(Strict):
@@ -153,7 +155,12 @@ def _read_checkpoint(path: Path) -> dict[str, Array]:
     try:
         with safetensors.safe_open(path, framework="np") as file:
             found = {name: file.get_tensor(name) for name in sorted(file.keys(), key=_natural)}
-    except (safetensors.SafetensorError, OSError, TypeError) as error:
+    except (
+        safetensors.SafetensorError,
+        OSError,
+        TypeError,
+        AttributeError,
+    ) as error:  # the last two: no type of NumPy's
         raise ModelError(
             f"{path} cannot be read as safetensors ({error}); expected a checkpoint or an ONNX file"
         ) from error
@@ -162,7 +169,10 @@ def _read_checkpoint(path: Path) -> dict[str, Array]:
 
 def _natural(name: str) -> list[tuple[int, str]]:
     """Sort `10.weight` after `9.weight`."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    return [
+        (int(part), "") if part.isdecimal() and len(part) <= _LONGEST_NUMBER else (-1, part)
+        for part in re.split(r"(\d+)", name)
+    ]
 
 
 def _read_onnx(path: Path) -> dict[str, Array]:
@@ -172,32 +182,50 @@ def _read_onnx(path: Path) -> dict[str, Array]:
     graph = read_model(path).graph
     stored = {tensor.name: tensor for tensor in graph.initializer}
     makers = {name: node for node in graph.node for name in node.output}
+    known: dict[str, Array | None] = {}
     found: dict[str, Array] = {}
-    for node in graph.node:
-        weight = _constant(node.input[1], stored, makers) if node.op_type in ("Conv", "Gemm", "MatMul") else None
-        if weight is not None and weight.ndim in _KINDS:
-            found[node.name or node.output[0]] = weight
+    try:
+        for node in graph.node:
+            takes_weight = node.op_type in ("Conv", "Gemm", "MatMul") and len(node.input) > 1
+            weight = _constant(node.input[1], stored, makers, known) if takes_weight else None
+            if weight is not None and weight.ndim in _KINDS:
+                found[node.name or next(iter(node.output), "")] = weight
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path}: its weights cannot be followed ({first_line(error)}); export it again") from error
     return found
 
 
-def _constant(name: str, stored: Mapping[str, TensorProto], makers: Mapping[str, NodeProto]) -> Array | None:
-    """Return a weight as it is computed with: what is stored, past a DequantizeLinear and what does not change numbers."""
+def _constant(
+    name: str, stored: Mapping[str, TensorProto], makers: Mapping[str, NodeProto], known: dict[str, Array | None]
+) -> Array | None:
+    """Return a weight as it is computed with: what is stored, past a DequantizeLinear and what does not change numbers.
+
+    `known` holds what has been found; a value in the making is None there, so that a ring of nodes ends.
+    """
     from toolkit.models.onnx_import.reading import tensor_array
 
-    if name in stored:
-        return np.asarray(tensor_array(stored[name]))
+    if name in known:
+        return known[name]
+    known[name] = None
     node = makers.get(name)
-    if node is None or node.op_type not in ("Identity", "Cast", "Transpose", "DequantizeLinear"):
-        return None
-    levels, *rest = (_constant(each, stored, makers) for each in node.input)
-    if levels is None or node.op_type != "DequantizeLinear":
-        return levels
-    scale, zero_point = (*rest, np.zeros((), np.int8))[:2]
-    if scale is None or zero_point is None:
+    if name in stored:
+        known[name] = np.asarray(tensor_array(stored[name]))
+    elif node is not None and node.op_type in ("Identity", "Cast", "Transpose", "DequantizeLinear"):
+        inputs = [_constant(each, stored, makers, known) for each in node.input[:3]]
+        known[name] = _dequantized(node, *inputs) if node.op_type == "DequantizeLinear" else next(iter(inputs), None)
+    return known[name]
+
+
+def _dequantized(
+    node: NodeProto, levels: Array | None = None, scale: Array | None = None, zero_point: Array | None = _NO_ZERO
+) -> Array | None:
+    """Return the numbers of quantised levels, in their shape: one scale for all, or one for each place of an axis."""
+    if levels is None or scale is None or zero_point is None:
         return None
     axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
     shape = [-1 if place == axis else 1 for place in range(levels.ndim)] if scale.ndim else []
-    dequantized: Array = (levels.astype(np.float32) - zero_point.astype(np.float32).reshape(shape)) * scale.reshape(
-        shape
+    zero, factor = (
+        np.broadcast_to(each.reshape(shape), levels.shape) for each in (zero_point.astype(np.float32), scale)
     )
-    return dequantized
+    numbers: Array = (levels.astype(np.float32) - zero) * factor
+    return numbers

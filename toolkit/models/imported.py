@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from toolkit.errors import ModelError
 from toolkit.models.onnx_import.graph import OnnxGraph
 from toolkit.models.onnx_import.images import GraphInput, Layout, Shape, describe_input
-from toolkit.models.onnx_import.reading import read_model
+from toolkit.models.onnx_import.reading import ordered_nodes, read_model
 from toolkit.models.onnx_import.translation import translate
 
 if TYPE_CHECKING:
@@ -123,6 +123,7 @@ def import_onnx(
             model.graph, layout=layout, input_range=input_range, mean=mean, std=std, input_shape=input_shape
         )
         target = _only_output(model.graph)
+        ordered_nodes(model.graph, target)  # refuses a ring of nodes before anything follows one
         logits = _before_softmax(model.graph, target)
         graph = translate(model, source=source, target=logits)
         classes = _class_names(model, count=_count_classes(graph, about, shape))
@@ -149,7 +150,7 @@ def _only_output(graph: GraphProto) -> str:
 
 def _before_softmax(graph: GraphProto, target: str) -> str:
     """Return the input of a softmax over the classes that ends the graph, else the output itself."""
-    makers = {name: node for node in graph.node for name in node.output}
+    makers = {name: node for node in graph.node if node.input for name in node.output}
     last = makers.get(target)
     while last is not None and last.op_type in _RESHAPING:
         last = makers.get(last.input[0])

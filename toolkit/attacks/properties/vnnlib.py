@@ -25,7 +25,8 @@ from toolkit.errors import DataError, nearest
 MAX_BYTES = 128 * 2**20  # unpacked; a property of a 224 x 224 RGB image has about 20 MB
 MAX_DEPTH = 32
 MAX_ALTERNATIVES = 10_000
-MAX_NUMBERS = 50_000_000  # weights of the conditions of one box
+MAX_COPIES = 2**22  # of conditions that multiplying out repeats; what is written out takes no more than the file
+MAX_NUMBERS = 50_000_000  # weights of the conditions of one box, and bounds of all boxes
 
 Expression: TypeAlias = "str | list[Expression]"
 _TOKEN = re.compile(r";[^\n]*|[()]|[^\s();]+")
@@ -45,11 +46,12 @@ Conjunction: TypeAlias = "tuple[Condition, ...]"
 
 @dataclass
 class _Statements:
-    """What a file declares and asserts: the conditions that stand alone, and those with alternatives."""
+    """What a file declares and asserts: the conditions that stand alone, those with alternatives, and how many copies are made."""
 
     declared: set[str] = field(default_factory=set)
     always: list[Condition] = field(default_factory=list)
     choices: list[list[Conjunction]] = field(default_factory=list)
+    copies: int = 0
 
 
 def read_vnnlib(path: Path) -> Property:
@@ -75,15 +77,15 @@ def parse_vnnlib(text: str) -> Property:
     for command in _commands(text):
         _enter(command, found)
     inputs, outputs = (_count(found.declared, letter) for letter in "XY")
-    ways = math.prod(len(choice) for choice in found.choices)
-    if ways > MAX_ALTERNATIVES:
-        raise DataError(f"its conditions multiply out to {ways} alternatives; expected at most {MAX_ALTERNATIVES}")
     base = _split(found.always)
+    _check_product([[(*base[1],)], *found.choices], found, "its conditions multiply")
     grouped: dict[tuple[bytes, bytes], tuple[Vector, Vector, list[Conjunction]]] = {}
     start = _box(base[0], inputs)
     for chosen in itertools.product(*found.choices):
         bounds, conditions = _split(itertools.chain.from_iterable(chosen))
-        lower, upper = _box(bounds, inputs, within=start)
+        lower, upper = _box(bounds, inputs, within=start) if bounds else start
+        if len(grouped) * inputs > MAX_NUMBERS:
+            raise DataError(f"it has more than {len(grouped)} boxes of {inputs} inputs, which are too many")
         _, _, alternatives = grouped.setdefault((lower.tobytes(), upper.tobytes()), (lower, upper, []))
         alternatives.append((*base[1], *conditions))
     return Property(inputs, outputs, tuple(_region(*group, outputs=outputs) for group in grouped.values()))
@@ -140,7 +142,7 @@ def _enter(command: list[Expression], found: _Statements) -> None:
         case ["declare-const", str(name), "Real"] if _VARIABLE.fullmatch(name):
             found.declared.add(name)
         case ["assert", expression]:
-            ways = _alternatives(expression, found.declared)
+            ways = _alternatives(expression, found)
             if len(ways) == 1:
                 found.always += ways[0]
             else:
@@ -151,26 +153,31 @@ def _enter(command: list[Expression], found: _Statements) -> None:
             raise DataError(f"{_written(command)} is not covered; expected (declare-const X_0 Real) or (assert ...)")
 
 
-def _alternatives(expression: Expression, declared: set[str]) -> list[Conjunction]:
+def _alternatives(expression: Expression, found: _Statements) -> list[Conjunction]:
     """Multiply an assertion out: it holds where all conditions of one of the conjunctions hold."""
     match expression:
         case ["or", *parts] if parts:
-            ways = [way for part in parts for way in _alternatives(part, declared)]
+            ways = [way for part in parts for way in _alternatives(part, found)]
         case ["and", *parts] if parts:
-            factors = [_alternatives(part, declared) for part in parts]
-            _check_count(math.prod(map(len, factors)))
+            factors = [_alternatives(part, found) for part in parts]
+            _check_product(factors, found, "an assertion multiplies")
             ways = [tuple(itertools.chain.from_iterable(chosen)) for chosen in itertools.product(*factors)]
         case ["<=", smaller, larger] | [">=", larger, smaller]:
-            ways = [(_condition(smaller, larger, declared),)]
+            ways = [(_condition(smaller, larger, found.declared),)]
         case _:
             raise DataError(f"{_written(expression)} is not covered; expected and, or, <= or >=")
-    _check_count(len(ways))
+    _check_product([ways], found, "an assertion multiplies")
     return ways
 
 
-def _check_count(ways: int) -> None:
+def _check_product(factors: Sequence[Sequence[Conjunction]], found: _Statements, what: str) -> None:
+    """Refuse alternatives before they are built: they are few, but each can have as many conditions as the file."""
+    ways = math.prod(map(len, factors))
     if ways > MAX_ALTERNATIVES:
-        raise DataError(f"an assertion multiplies out to {ways} alternatives; expected at most {MAX_ALTERNATIVES}")
+        raise DataError(f"{what} out to {ways} alternatives; expected at most {MAX_ALTERNATIVES}")
+    found.copies += sum((ways // len(factor) - 1) * sum(map(len, factor)) for factor in factors)
+    if found.copies > MAX_COPIES:
+        raise DataError(f"{what} out to {found.copies} copies of conditions; expected at most {MAX_COPIES}")
 
 
 def _condition(smaller: Expression, larger: Expression, declared: set[str]) -> Condition:
