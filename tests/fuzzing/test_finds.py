@@ -273,10 +273,100 @@ SHARED = b")q\x00" + b"h\x00h\x00\x86q\x00" * 40  # a tuple of 2^40 empty ones
     ids=["as a type's name", "as a type"],
 )
 def test_tuples_that_share_their_parts_are_never_written_out(program: bytes) -> None:
-    with pytest.raises(DataError, match="a tuple in the place of text|an array of tuple"):
+    with pytest.raises(DataError, match=r"a tuple in the place of text|an array of tuple"):
         read_pickled_dict(program, what="x")
 
 
 def test_a_key_of_thousands_of_digits_is_refused() -> None:
     with pytest.raises(DataError, match="x cannot be read as a pickle"):
         read_pickled_dict(b"\x80\x02}\x8b\x10\x27\x00\x00" + b"\x7f" * 10_000 + b"K\x01s.", what="x")
+
+
+def _header(**changes: Any) -> str:
+    header = {
+        "name": "small-cnn",
+        "input_shape": [1, 16, 16],
+        "classes": ["a", "b"],
+        "mean": [0],
+        "std": [1],
+        "edgeproof": "",
+    }
+    return json.dumps({**header, **changes})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"input_shape": [1, 2048, 2048]}, "lacks .* weights missing"),
+        ({"classes": [str(number) for number in range(20_000)]}, "lacks .* weights missing"),
+        ({"classes": [str(number) for number in range(1_000_000)]}, "has 1000000 classes; expected at most 25000"),
+        ({"input_shape": [1, 4097, 4096]}, "expected at most .* 16777216 pixels"),
+        ({"classes": ["a"]}, "1 classes; expected at least two"),
+    ],
+    ids=["large images", "many classes", "too many classes", "too large images", "one class"],
+)
+def test_a_checkpoint_that_asks_for_more_than_it_holds_is_refused_before_memory_is_taken(
+    changes: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _safetensors(tmp_path, _header(**changes))
+    from toolkit.models import base
+
+    monkeypatch.setattr(base, "_check_logits", lambda _: pytest.fail("it was run"))
+    with pytest.raises(ModelError, match=message):
+        base.load_classifier(path)
+
+
+def _odd_tensors() -> dict[str, Any]:
+    import torch
+
+    plain = torch.rand(2, 1, 4, 4)
+    return {
+        "bfloat16": plain.bfloat16(),
+        "sparse": plain.to_sparse(),
+        "meta": plain.to("meta"),
+        "quantised": torch.quantize_per_tensor(plain, 0.1, 0, torch.quint8),
+        "complex": plain.to(torch.complex64),
+        "float8": plain.to(torch.float8_e4m3fn),
+        "expanded": torch.zeros(1).expand(10**9, 1, 28, 28),
+    }
+
+
+ODD = ("bfloat16", "sparse", "meta", "quantised", "complex", "float8", "expanded")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("kind", ODD)
+def test_adversaries_that_are_no_numbers_of_the_file_are_refused(kind: str, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from toolkit.data.foreign import load_foreign_set
+
+    odd = _odd_tensors()[kind]
+    torch.save({"x_adv": odd, "x": odd, "y": torch.zeros(2, dtype=torch.int64)}, tmp_path / "a.pt")
+    with pytest.raises(
+        DataError, match=r"claims \d+ bytes and holds 4" if kind == "expanded" else "x_adv is torch.*expected a dense"
+    ):
+        load_foreign_set(tmp_path / "a.pt")  # fmt: skip
+
+
+def test_a_torch_file_that_unpacks_to_more_than_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip("torch")
+    from toolkit.data import foreign
+
+    torch.save({"x_adv": torch.zeros(1000)}, tmp_path / "a.pt")
+    monkeypatch.setattr(foreign, "MAX_BYTES", 1000)
+    with pytest.raises(DataError, match=r"a\.pt would unpack to \d+ bytes; the limit is 1000"):
+        foreign.load_foreign_set(tmp_path / "a.pt")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("kind", ["sparse", "meta", "quantised", "complex", "float8"])
+def test_weights_that_are_not_dense_numbers_are_refused(kind: str) -> None:
+    torch = pytest.importorskip("torch")
+    from toolkit.models.base import check_weights
+
+    network = torch.nn.Module()
+    network.weight = torch.nn.Parameter(torch.zeros(2, 1, 4, 4))
+    with pytest.raises(ModelError, match=r"m: weight is .*; expected dense floats or integers"):
+        check_weights(network, {"weight": _odd_tensors()[kind]}, source="m")

@@ -6,15 +6,17 @@ file itself, or from the data set that the attack began with.
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from toolkit.data.arrays import read_npz, to_float
 from toolkit.data.base import AdversarialSet, LabelledImages
 from toolkit.data.npz import read_classes, to_nchw
-from toolkit.data.source import parsing
+from toolkit.data.source import MAX_BYTES, parsing
 from toolkit.errors import DataError
 from toolkit.optional import require
 from toolkit.runs import sha256_file
@@ -24,6 +26,7 @@ from toolkit.types import Array, Images, Norm
 _ADVERSARIES = ("x_adv", "adv_inputs", "adv_complete", "adv_images", "adversarial")
 _LABELS = ("y", "labels", "y_true", "y_test")
 _CLEAN = ("x", "clean_inputs", "x_clean", "clean", "x_test")
+_TYPES = ("float16", "float32", "float64", "uint8", "int8", "int16", "int32", "int64", "bool")
 _ROUNDING = 1e-6  # of other tools' float32 arithmetic, in [0, 1] pixel units
 
 
@@ -82,13 +85,42 @@ def _read(path: Path) -> dict[str, Array]:
         raise DataError(f"{path} is neither .npz nor .pt; expected an adversarial set in one of these")
     torch = require("torch", extra="train", purpose=f"read {path.name}; an npz needs none")
     with parsing(str(path), kind="a torch file of plain tensors"):
+        _check_size(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(content, Mapping):
         raise DataError(
             f"{path} holds a {type(content).__name__}; expected a dictionary of tensors such as x_adv and y"
         )
-    tensors = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
-    return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
+    tensors = {
+        name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, torch.Tensor)
+    }
+    return {name: _to_numpy(tensor, what=f"{path}: {name}") for name, tensor in tensors.items()}
+
+
+def _check_size(path: Path) -> None:
+    """Refuse a torch file, which is a zip, that unpacks to more than memory."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+        if size > MAX_BYTES:
+            raise DataError(f"{path} would unpack to {size} bytes; the limit is {MAX_BYTES}")
+
+
+def _to_numpy(tensor: Any, *, what: str) -> Array:
+    """Return a tensor's numbers, of which each has to stand in the file."""
+    kind = str(tensor.dtype).removeprefix("torch.")
+    if str(tensor.layout) != "torch.strided" or tensor.is_meta or kind not in _TYPES:
+        raise DataError(
+            f"{what} is {tensor.layout} of {kind} on {tensor.device}; expected a dense tensor of floats or integers"
+        )
+    claimed, held = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
+    if claimed > held:
+        raise DataError(
+            f"{what} of shape {tuple(tensor.shape)} claims {claimed} bytes and holds {held}; save its clone()"
+        )
+    with parsing(what, kind="a tensor"):
+        array: Array = tensor.detach().numpy()
+    return array
 
 
 def _find(arrays: Mapping[str, Array], names: Sequence[str]) -> Array | None:

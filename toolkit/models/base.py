@@ -22,6 +22,11 @@ from toolkit.runs import atomic
 
 _METADATA = "edgeproof"  # one key: safetensors writes several in random order, and equal models shall give equal bytes
 _MAX_NUMBERS = 2**28  # of one image that a checkpoint may ask for
+_MAX_PIXELS, _MAX_CLASSES = 2**24, 25_000  # as data sets may have
+_DENSE = (
+    torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool,
+    torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
+)  # fmt: skip
 
 
 class Classifier(nn.Module):
@@ -166,6 +171,7 @@ def load_classifier(path: Path, *, device: str = "cpu") -> Classifier:
     header, weights = _read_checkpoint(path)
     check_named(header.name, source=path)
     with torch.random.fork_rng(devices=[]):  # the fresh weights are overwritten; the caller's draws stay as they were
+        _check_header(header, weights, source=path)
         model = build_classifier(
             header.name, input_shape=header.input_shape, classes=header.classes, mean=header.mean, std=header.std
         )
@@ -187,7 +193,7 @@ def check_weights(network: nn.Module, weights: Mapping[str, Tensor], *, source: 
     """Check that each weight of a network is there, fits and is finite.
 
     Raises:
-        ModelError: Otherwise; the first misfit is named.
+        ModelError: Otherwise, or when one is sparse, quantised, without numbers or of an unusual type; the first misfit is named.
     """
     wanted = network.state_dict()
     missing, unknown = sorted(wanted.keys() - weights.keys()), sorted(weights.keys() - wanted.keys())
@@ -202,6 +208,24 @@ def check_weights(network: nn.Module, weights: Mapping[str, Tensor], *, source: 
                 f"{source}: {key} has shape {tuple(value.shape)}; the network expects {tuple(wanted[key].shape)}"
             )
     _check_finite(weights, source=source)
+
+
+def _check_header(header: CheckpointHeader, weights: Mapping[str, Tensor], *, source: Path) -> None:
+    """Refuse a header that asks for more than the file holds, before memory is taken for it."""
+    _, height, width = header.input_shape
+    numbers, pixels = math.prod(header.input_shape), height * width
+    if min(header.input_shape) < 1 or numbers > _MAX_NUMBERS or pixels > _MAX_PIXELS:
+        raise ModelError(
+            f"{source} takes images of shape {header.input_shape}; expected at most {_MAX_NUMBERS} numbers and {_MAX_PIXELS} pixels"
+        )
+    if len(header.classes) > _MAX_CLASSES:
+        raise ModelError(f"{source} has {len(header.classes)} classes; expected at most {_MAX_CLASSES}")
+    kind = header.name.partition(":")[0]
+    if len(header.classes) < 2 or is_factory(header.name) or find("model", kind).options.get("family"):
+        return  # code that is not ours may compute with numbers while it builds, which "meta" has none of
+    with torch.device("meta"):
+        network = _build_network(header.name, input_shape=header.input_shape, num_classes=len(header.classes))
+    check_weights(network, weights, source=str(source))
 
 
 def _build_network(name: str, *, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
@@ -250,12 +274,13 @@ def _read_checkpoint(path: Path) -> tuple[CheckpointHeader, dict[str, Tensor]]:
     except ValidationError as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"{path}: its {_METADATA!r} metadata cannot be read ({reason})") from error
-    if not 0 < math.prod(header.input_shape) <= _MAX_NUMBERS or min(header.input_shape) < 1:
-        raise ModelError(f"{path} takes images of shape {header.input_shape}; expected at most {_MAX_NUMBERS} numbers")
     return header, weights
 
 
 def _check_finite(weights: Mapping[str, Tensor], *, source: str) -> None:
     for key, value in weights.items():
+        if value.layout != torch.strided or value.is_meta or value.dtype not in _DENSE:
+            kind = "without numbers" if value.is_meta else f"{value.layout} of {value.dtype}"
+            raise ModelError(f"{source}: {key} is {kind}; expected dense floats or integers: convert it")
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise ModelError(f"{source}: {key} holds NaN or infinite weights; train again, with a lower lr")
