@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from toolkit.config import BuildConfig
 from toolkit.data.perturbation import load_perturbation
 from toolkit.engines.onnx_file import OnnxSummary, read_onnx
-from toolkit.errors import ConfigError, ModelError, UnavailableError
+from toolkit.errors import ConfigError, ModelError, UnavailableError, one_line
 from toolkit.optional import require
 from toolkit.progress import progress
 from toolkit.runs import Run
@@ -108,7 +108,8 @@ def _fits(graph: Path, config: BuildConfig) -> bool:
     recipe = read_onnx(graph).metadata.get("edgeproof.recipe")
     left_out = config.target == "tensorrt" and recipe == "cpu"
     if left_out:
-        print(f"edgeproof: no plan is made of {graph.name}: its INT8 recipe is for processors", file=sys.stderr)
+        told = f"edgeproof: no plan is made of {graph.name}: its INT8 recipe is for processors"
+        print(one_line(told), file=sys.stderr)
     return not left_out
 
 

@@ -124,7 +124,7 @@ def _evaluation(path: Path, manifest: BundleManifest, folder: Path) -> EvalConfi
     for name in (
         name for names in named.values() for name in (names if isinstance(names, (list, tuple)) else (names,))
     ):
-        if name not in packed:
+        if not isinstance(name, str) or name not in packed:
             raise DataError(f"{path}: its configuration names {str(name)[:200]!r}, which is not packed; pack it again")
     if foreign := [key for key in ("data", "costs") if manifest.config.get(key) is not None]:
         raise DataError(

@@ -21,7 +21,7 @@ from toolkit.config import ExportConfig, ParityLimits, QatConfig, Strict
 from toolkit.data.base import LabelledImages, Splits, load_dataset, load_splits
 from toolkit.data.origin import data_of
 from toolkit.engines.base import open_engine, predict_all
-from toolkit.errors import ConfigError, GateError
+from toolkit.errors import ConfigError, GateError, one_line
 from toolkit.evaluation.metrics import accuracy, predictions
 from toolkit.evaluation.parity import Parity, compare_logits
 from toolkit.evaluation.results import RateRecord
@@ -134,7 +134,8 @@ def export_model(config: ExportConfig, out: Run) -> None:
                 _fine_tune(out.path / target.file, splits.train, config.qat)
             seconds = time.monotonic() - started
             if int8 and int8.unquantized:
-                print(f"edgeproof: {target.file} leaves in float: {', '.join(int8.unquantized)}", file=sys.stderr)
+                left = f"edgeproof: {target.file} leaves in float: {', '.join(int8.unquantized)}"
+                print(one_line(left), file=sys.stderr)
             records.append(_measure(target, int8, reference, validation, config, out.path, seconds=seconds))
             advance(note=target.file)
     report = ParityReport(

@@ -18,9 +18,7 @@ class ToolkitError(Exception):
 
     def __str__(self) -> str:
         """Return one line that a terminal only shows: names come from files, which may hold anything at any length."""
-        text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in super().__str__())
-        half = _LONGEST // 2
-        return text if len(text) <= _LONGEST else f"{text[:half]} ... {text[-half:]}"
+        return one_line(super().__str__())
 
 
 class ConfigError(ToolkitError):
@@ -67,6 +65,13 @@ class AttackContractError(ToolkitError):
     """An attack returned images that break its own promise; always our bug or the attack author's."""
 
     exit_code = 4
+
+
+def one_line(text: str) -> str:
+    """Return a text as one line of bounded length, with escapes for what a terminal would obey."""
+    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    half = _LONGEST // 2
+    return shown if len(shown) <= _LONGEST else f"{shown[:half]} ... {shown[-half:]}"
 
 
 def first_line(error: BaseException) -> str:

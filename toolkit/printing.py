@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from toolkit.errors import ToolkitError
+from toolkit.errors import ToolkitError, one_line
 from toolkit.reading import read_record
 from toolkit.runs import Run
 
@@ -33,7 +33,7 @@ def explain(error: BaseException) -> tuple[int, str]:
         error.show(told)
         return 2, told.getvalue().rstrip()
     if isinstance(error, OSError):
-        return 2, f"error: {error.filename or 'a file'}: {error.strerror or error}"
+        return 2, one_line(f"error: {error.filename or 'a file'}: {error.strerror or error}")
     trace = "".join(traceback.format_exception(error))
     return 4, f"{trace}this is a bug of edgeproof's; please report it with the traceback above"
 

@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Iterator
 from typing import Protocol
 
+from toolkit.errors import one_line
+
 
 class Advance(Protocol):
     """What a loop calls after each step."""
@@ -15,7 +17,7 @@ class Advance(Protocol):
 
 @contextlib.contextmanager
 def progress(description: str, total: float, *, done: int = 0) -> Iterator[Advance]:
-    """Show a bar with the rate, the time left and a short note.
+    """Show a bar with the rate, the time left and a short note; names are text, whatever they hold.
 
     Args:
         description: What is being done.
@@ -27,16 +29,16 @@ def progress(description: str, total: float, *, done: int = 0) -> Iterator[Advan
 
     console = Console(stderr=True)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(description, total=total, completed=done, note="")
+        task = bar.add_task(one_line(description), total=total, completed=done, note="")
 
         def advance(steps: float = 1, *, note: str = "") -> None:
-            bar.update(task, advance=steps, note=note)
+            bar.update(task, advance=steps, note=one_line(note))
 
         yield advance

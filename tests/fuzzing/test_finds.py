@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from cli import cli
 from tests.edge.tiny_onnx import write_linear
 from tests.fuzzing.protobuf import join_fields, split_fields
 from tests.fuzzing.readers import READERS, onnx_seeds
 from tests.fuzzing.running import Reader, whole_files
+from toolkit.bundle import open_bundle
 from toolkit.config import TrainConfig, build_config, parse_number
 from toolkit.data.arrays import write_npz
-from toolkit.data.base import load_dataset
+from toolkit.data.base import LabelledImages, load_dataset
 from toolkit.data.pickles import read_pickled_dict
 from toolkit.engines.onnx_file import read_onnx
 from toolkit.errors import ConfigError, DataError, ModelError, ToolkitError
-from toolkit.evaluation.costs import read_costs
+from toolkit.evaluation.costs import class_index, read_costs
+from toolkit.printing import explain
+from toolkit.reports.tables import Cell, Column, Table
+from toolkit.reports.terminal import print_table
 
 NAMED = {reader.name: reader for reader in READERS}
 
@@ -370,3 +378,100 @@ def test_weights_that_are_not_dense_numbers_are_refused(kind: str) -> None:
     network.weight = torch.nn.Parameter(torch.zeros(2, 1, 4, 4))
     with pytest.raises(ModelError, match=r"m: weight is .*; expected dense floats or integers"):
         check_weights(network, {"weight": _odd_tensors()[kind]}, source="m")
+
+
+HOSTILE = "\x1b]0;PWNED\x07\x1b[2J"
+
+
+def test_a_table_escapes_what_a_terminal_would_obey() -> None:
+    shown = io.StringIO()
+    print_table(Table((Column("a"),), ((Cell(HOSTILE, HOSTILE),),)), title=HOSTILE, file=shown)
+    assert shown.getvalue().count(r"\x1b]0;PWNED\x07\x1b[2J") == 3
+    assert "\x1b" not in shown.getvalue()
+
+
+def test_names_of_tensors_are_shown_and_not_obeyed(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from safetensors.numpy import save_file
+
+    save_file({f"{HOSTILE}.weight": np.ones((2, 2), np.float32)}, tmp_path / "m.safetensors")
+    shown = CliRunner().invoke(cli, ["inspect", str(tmp_path / "m.safetensors")])
+    assert shown.exit_code == 0
+    assert r"\x1b]0;PWNED" in shown.stdout
+    assert "\x1b" not in shown.stdout
+
+
+def test_a_path_in_an_error_of_the_system_is_escaped_and_cut() -> None:
+    code, text = explain(FileNotFoundError(2, "No such file", f"{HOSTILE}{'a' * 5000}.onnx"))
+    assert code == 2
+    assert text.startswith(r"error: \x1b]0;PWNED\x07")
+    assert len(text) < 2100
+
+
+@pytest.mark.parametrize("name", ["caf\udce9", "\ud800"])
+def test_class_names_that_are_no_unicode_text_are_refused(name: str, tmp_path: Path) -> None:
+    images, labels = np.zeros((1, 2, 2), np.uint8), np.zeros(1, np.int64)
+    with pytest.raises(DataError, match=r"the class name '.*\\ud.*' is no Unicode text"):
+        LabelledImages.from_arrays(images[:, None], labels, classes=("a", name), name="d", split="test")
+    write_npz(tmp_path / "d.npz", {"x_test": images, "y_test": labels, "classes": np.array([name])})
+    with pytest.raises(DataError, match="is no Unicode text"):
+        load_dataset(f"npz:{tmp_path / 'd.npz'}")
+    path = _with_metadata("classes", json.dumps([name, "b", "c"]), tmp_path)
+    with pytest.raises(ModelError, match=r"edgeproof\.classes of the graph are no list of names"):
+        _ = read_onnx(path).classes
+
+
+def test_a_graph_to_be_attacked_has_classes_of_unicode_text(tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("torch")
+    from toolkit.models.imported import import_onnx
+
+    path = _with_metadata("classes", json.dumps(["a", "\ud800", "c"]), tmp_path)
+    with pytest.raises(ModelError, match="names a class that is no Unicode text"):
+        import_onnx(path, input_shape=(1, 4, 4))
+
+
+def test_class_names_of_numbers_that_are_no_characters_are_refused(tmp_path: Path) -> None:
+    names = np.array([0x110000, ord("b")], np.uint32).view("<U1")
+    write_npz(tmp_path / "d.npz", {"x_test": np.zeros((1, 2, 2), np.uint8), "y_test": np.array([0]), "classes": names})
+    with pytest.raises(DataError, match="cannot be read as class names"):
+        load_dataset(f"npz:{tmp_path / 'd.npz'}")
+
+
+@pytest.mark.parametrize("name", ["²", "9" * 5000])
+def test_a_digit_that_is_no_number_names_no_class(name: str) -> None:
+    with pytest.raises(ConfigError, match="unknown class"):
+        class_index(name, ["a", "b", "c"])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_weights_of_a_type_that_numpy_lacks_are_refused(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from safetensors.torch import save_file
+
+    from toolkit.evaluation.weights import read_weights
+
+    save_file({"0.weight": _odd_tensors()["float8"]}, tmp_path / "m.safetensors")
+    with pytest.raises(ModelError, match="cannot be read as safetensors"):
+        read_weights(tmp_path / "m.safetensors")
+
+
+def test_a_tensor_of_a_number_of_thousands_of_digits_is_measured(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from safetensors.numpy import save_file
+
+    from toolkit.evaluation.weights import read_weights
+
+    names = [f"{'9' * 5000}.weight", "².weight", "10.weight", "9.weight"]
+    save_file({name: np.ones((2, 2), np.float32) for name in names}, tmp_path / "m.safetensors")
+    assert set(read_weights(tmp_path / "m.safetensors")) == set(names)
+
+
+@pytest.mark.parametrize("engines", [[{}], [[]], [5], {}])
+def test_a_bundle_that_names_no_engines_is_refused(engines: Any, tmp_path: Path) -> None:
+    path = tmp_path / "b.zip"
+    manifest = {"schema_version": 1, "edgeproof": "", "config": {"engines": engines, "sets": []}, "files": []}
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("bundle.json", json.dumps(manifest))
+    with pytest.raises(DataError, match=r"which is not packed|is not understood"):
+        open_bundle(path, tmp_path / "out")

@@ -26,7 +26,7 @@ from toolkit.data.arrays import to_storage
 from toolkit.data.base import AdversarialSet, LabelledImages, load_part, save_adversarial_set
 from toolkit.data.shard import parse_shard
 from toolkit.distributed import first
-from toolkit.errors import ConfigError, DataError
+from toolkit.errors import ConfigError, DataError, one_line
 from toolkit.evaluation.findings import finding_sentences
 from toolkit.runs import Run
 from toolkit.types import Pixels
@@ -96,7 +96,7 @@ def _attack_opened(configs: Sequence[AttackConfig], outs: Sequence[Run], origins
         judged = compare_builds(confirmed, second, batch_size=config.batch_size) if second else confirmed
         save_adversarial_set(out, judged)
         for sentence in finding_sentences(judged.findings):
-            print(f"{judged.name}: {sentence}", file=sys.stderr)
+            print(one_line(f"{judged.name}: {sentence}"), file=sys.stderr)
         out.finish(discard=(SHARDS, FIT))
 
 

@@ -33,7 +33,7 @@ def followed_class(model: LogitsFn, x: Tensor, y: Tensor, *, label: str) -> Tens
         logits = model(x)
     if label in NAMES:
         return logits.argmax(1) if label == "most-likely" else logits.argmin(1)
-    if not label.isdigit() or int(label) >= logits.shape[1]:
+    if not label.isdecimal() or int(label) >= logits.shape[1]:
         raise ConfigError(
             f"label = {label!r} is not known; expected {', '.join(NAMES)} or a class from 0 to {logits.shape[1] - 1}"
         )

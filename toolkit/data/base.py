@@ -6,6 +6,7 @@ Images are float32 NCHW in [0, 1]. On disk they are uint8 where that loses nothi
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -57,6 +58,11 @@ class LabelledImages:
                 f"{self.name}/{self.split}: index is {self.index.dtype} of shape {self.index.shape}; "
                 f"expected int64 of shape {self.labels.shape}"
             )
+        for name in self.classes:
+            if re.search(r"[\ud800-\udfff]", name):
+                raise DataError(
+                    f"{self.name}/{self.split}: the class name {name!a} is no Unicode text; rename the class"
+                )
 
     def __len__(self) -> int:
         return len(self.images)

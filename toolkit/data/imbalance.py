@@ -39,7 +39,7 @@ def imbalanced(data: LabelledImages, spec: str, *, seed: int) -> LabelledImages:
     kind, target, count, tail, ratio = match.groups()
     if tail:
         return long_tailed(data, largest=int(_sizes(data).min()), ratio=float(ratio), seed=seed)
-    named = int(target) if target.isdigit() and target not in data.classes else target
+    named = int(target) if target.isdecimal() and target not in data.classes else target
     sample = under_sample if kind == "under" else over_sample
     return sample(data, target=named, count=int(count), seed=seed)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from toolkit.data.arrays import read_npz
 from toolkit.data.base import Dataset, LabelledImages
+from toolkit.data.source import parsing
 from toolkit.errors import DataError
 from toolkit.registry import register
 from toolkit.types import Array
@@ -86,7 +87,8 @@ def read_classes(arrays: Mapping[str, Array], *, labels: Array, what: str) -> tu
             raise DataError(
                 f"{what}: classes has shape {arrays['classes'].shape}; expected (K,) names, at most {_MAX_CLASSES}"
             )
-        return tuple(str(name) for name in arrays["classes"])
+        with parsing(what, kind="class names"):  # text in a file may hold numbers that are no character
+            return tuple(str(name) for name in arrays["classes"])
     if not labels.size or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"{what}: labels are {labels.dtype} of shape {labels.shape}; expected one integer an image")
     if labels.max() >= _MAX_CLASSES:

@@ -35,7 +35,7 @@ def squeeze(data: LabelledImages, *, how: str) -> LabelledImages:
             f"squeeze = {how!r} is not known{nearest(word, _FILTERS)}; expected one such as jpeg=10 or grey"
         )
     filter_, low, high = _FILTERS[word]
-    if not (value.isdigit() and low <= int(value) <= high) and (value or high):
+    if not (value.isdecimal() and low <= int(value) <= high) and (value or high):
         raise ConfigError(f"squeeze = {how!r}; expected {f'{word}=K with K from {low} to {high}' if high else word}")
     channels = data.input_shape[0]
     if channels not in ((3,) if word == "grey" else (1, 3)):

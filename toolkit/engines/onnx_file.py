@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -77,7 +78,7 @@ class OnnxSummary:
             ModelError: When something else stands there.
         """
         names = self.noted("classes") or ()
-        if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        if not isinstance(names, (list, tuple)) or not all(map(_is_name, names)):
             raise ModelError("the metadata edgeproof.classes of the graph are no list of names; export it again")
         return tuple(names)
 
@@ -140,6 +141,10 @@ def read_onnx(path: Path) -> OnnxSummary:
     except (ValueError, IndexError, KeyError) as error:
         reason = str(error) if isinstance(error, ValueError) else "it is cut short"
         raise ModelError(f"{path} is not a readable ONNX file ({reason}); export it again") from error
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and not re.search(r"[\ud800-\udfff]", value)  # JSON can hold half a character
 
 
 def _image_shape(summary: OnnxSummary, path: Path) -> tuple[int, int, int]:

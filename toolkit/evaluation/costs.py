@@ -130,7 +130,7 @@ def class_index(name: str, classes: Sequence[str], *, context: str = "") -> int:
     """
     if name in classes:
         return list(classes).index(name)
-    if name.isdigit() and int(name) < len(classes):
+    if name.isdecimal() and len(name) < 10 and int(name) < len(classes):
         return int(name)
     raise ConfigError(f"{context}unknown class {name!r}{nearest(name, classes)}; known: {', '.join(classes)}")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -186,4 +187,6 @@ def _class_names(model: ModelProto, *, count: int) -> tuple[str, ...]:
         return tuple(map(str, range(count)))
     if not isinstance(names, list) or len(names) != count:
         raise ModelError(f"its metadata name {len(names)} classes, and it gives {count} logits")
+    if any(re.search(r"[\ud800-\udfff]", str(name)) for name in names):  # JSON can hold half a character
+        raise ModelError("its metadata names a class that is no Unicode text")
     return tuple(map(str, names))

@@ -81,9 +81,9 @@ def read_target(text: str | None, *, data: LabelledImages) -> tuple[int, ...] | 
         return tuple((label + 1) % count for label in range(count))
     if text.startswith("to="):
         name = text.removeprefix("to=")
-        return (class_index(data, int(name) if name.isdigit() and name not in data.classes else name),) * count
+        return (class_index(data, int(name) if name.isdecimal() and name not in data.classes else name),) * count
     words = [word.strip() for word in text.split(",")]
-    if len(words) != count or not all(word.isdigit() and int(word) < count for word in words):
+    if len(words) != count or not all(word.isdecimal() and int(word) < count for word in words):
         raise ConfigError(f"target = {text!r}; expected next, to=CLASS or {count} class indices from 0 to {count - 1}")
     return tuple(map(int, words))
 

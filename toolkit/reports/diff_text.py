@@ -18,7 +18,7 @@ def print_diff(diff: Diff, *, file: IO[str]) -> None:
     print_table(overall_table(diff), title=verdict(diff), file=file)
     print_table(class_table(diff), title=class_title(diff), file=file)
     for note in (*diff.notes, method(diff)):
-        print(note, file=file)
+        print(numbers.visible(note), file=file)
 
 
 def diff_markdown(diff: Diff) -> str:

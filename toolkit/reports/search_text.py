@@ -49,7 +49,7 @@ def layers_table(layers: Sequence[Mapping[str, Any]]) -> Table:
         ),
         rows=tuple(
             (
-                Cell(numbers.visible(layer["layer"])),
+                Cell(layer["layer"]),
                 Cell(layer["operator"]),
                 *(Cell(numbers.UNDEFINED if layer[key] is None else f"{layer[key]:.1f}") for key in keys),
             )

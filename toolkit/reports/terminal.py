@@ -7,7 +7,7 @@ from typing import IO, TYPE_CHECKING
 
 from toolkit.evaluation.results import Results
 from toolkit.reports import tables, wording
-from toolkit.reports.numbers import visible_results
+from toolkit.reports.numbers import visible, visible_results
 from toolkit.reports.tables import Cell, Table
 
 if TYPE_CHECKING:
@@ -37,14 +37,14 @@ def print_results(results: Results, *, file: IO[str] | None = None) -> None:
 
 
 def print_table(table: Table, *, title: str, file: IO[str]) -> None:
-    """Print a table with rich, as wide as the terminal; names are text, whatever they hold."""
+    """Print a table with rich, as wide as the terminal; names are text, whatever they hold, and escape what a terminal would obey."""
     from rich import box
     from rich.console import Console
     from rich.table import Table as RichTable
     from rich.text import Text
 
     console = Console(file=file, width=None if file.isatty() else _PIPE_WIDTH)
-    grid = RichTable(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    grid = RichTable(title=Text(visible(title)), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in table.columns:
         grid.add_column(
             Text(column.title), justify="right" if column.numeric else "left", overflow="fold", no_wrap=column.numeric
@@ -60,5 +60,5 @@ def print_table(table: Table, *, title: str, file: IO[str]) -> None:
 def _text(cell: Cell) -> Text:
     from rich.text import Text
 
-    text = Text(cell.text, style=_STYLES[cell.tone])
-    return text.append(f" {cell.detail}", style="dim") if cell.detail else text
+    text = Text(visible(cell.text), style=_STYLES[cell.tone])
+    return text.append(f" {visible(cell.detail)}", style="dim") if cell.detail else text
