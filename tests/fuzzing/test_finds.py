@@ -145,6 +145,83 @@ def test_tensors_outside_the_folder_of_a_graph_are_refused(location: str, tmp_pa
         read_onnx(tmp_path / "m" / "m.onnx")
 
 
+def _outside(graph: Any, onnx: Any) -> Any:
+    """Return a tensor that is read from elsewhere."""
+    tensor = onnx.TensorProto(name="t", data_type=1, dims=[1], data_location=1)
+    tensor.external_data.add(key="location", value="/etc/passwd")
+    return tensor
+
+
+def _in_a_constant(model: Any, onnx: Any) -> None:
+    model.graph.node.append(onnx.helper.make_node("Constant", [], ["t"], value=_outside(model, onnx)))
+
+
+def _in_a_list_of_tensors(model: Any, onnx: Any) -> None:
+    node = onnx.helper.make_node("Constant", [], ["t"])
+    node.attribute.append(onnx.helper.make_attribute("values", [_outside(model, onnx)]))
+    model.graph.node.append(node)
+
+
+def _in_a_branch(model: Any, onnx: Any) -> None:
+    branch = onnx.helper.make_graph([], "b", [], [], [_outside(model, onnx)])
+    model.graph.node.append(onnx.helper.make_node("If", ["c"], ["t"], then_branch=branch, else_branch=branch))
+
+
+def _in_a_function(model: Any, onnx: Any) -> None:
+    node = onnx.helper.make_node("Constant", [], ["t"], value=_outside(model, onnx))
+    model.functions.append(onnx.helper.make_function("d", "F", [], ["t"], [node], [onnx.helper.make_opsetid("", 17)]))
+
+
+def _in_sparse_values(model: Any, onnx: Any) -> None:
+    model.graph.sparse_initializer.add().values.CopyFrom(_outside(model, onnx))
+
+
+@pytest.mark.parametrize(
+    "place", [_in_a_constant, _in_a_list_of_tensors, _in_a_branch, _in_a_function, _in_sparse_values]
+)
+def test_tensors_outside_the_folder_are_refused_wherever_they_stand(place: Any, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load_model_from_string(onnx_seeds(tmp_path)[0])
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    read_onnx(tmp_path / "m.onnx")
+    place(model, onnx)
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match="'t' lies in '/etc/passwd', outside the file's folder"):
+        read_onnx(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [(1 << 3 | 2, b"offset"), (1 << 3 | 2, b"location"), (2 << 3 | 2, b"w.bin"), (2 << 3 | 2, b"/etc/passwd")],
+        [(1 << 3 | 2, b"location"), (2 << 3 | 2, b"*/_ORT_MEM_ADDR_/*")],
+    ],
+    ids=["each field twice", "an address in memory"],
+)
+def test_the_place_of_a_tensor_is_read_as_protobuf_reads_it(fields: Any, tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(_with_tensor_field(13, join_fields(fields), tmp_path))
+    with pytest.raises(ModelError, match="outside the file's folder"):
+        read_onnx(tmp_path / "m.onnx")
+
+
+def test_a_second_graph_and_a_number_that_wraps_to_its_own_are_refused(tmp_path: Path) -> None:
+    data = onnx_seeds(tmp_path)[0]
+    graph = next(value for key, value in split_fields(data) if key >> 3 == 7)
+    for key, said in ((7 << 3 | 2, "it holds two graphs"), (2**32 | 7 << 3 | 2, "a field with the number")):
+        (tmp_path / "m.onnx").write_bytes(join_fields([(key, graph)]) + data)
+        with pytest.raises(ModelError, match=said):
+            read_onnx(tmp_path / "m.onnx")
+
+
+def test_subgraphs_nested_without_end_are_refused(tmp_path: Path) -> None:
+    deep = b""
+    for _ in range(400):
+        deep = join_fields([(1 << 3 | 2, join_fields([(5 << 3 | 2, join_fields([(6 << 3 | 2, deep)]))]))])
+    (tmp_path / "m.onnx").write_bytes(join_fields([(7 << 3 | 2, deep)]))
+    with pytest.raises(ModelError, match="nested deeper than 100"):
+        read_onnx(tmp_path / "m.onnx")
+
+
 def test_a_tensor_that_does_not_fill_its_shape_is_refused(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(_with_tensor_field(9, b"\0" * 8, tmp_path))
     with pytest.raises(ModelError, match=r"tensor 'w' of shape \[16, 3\] and type float32 in 8 bytes"):

@@ -31,6 +31,17 @@ _SIZES = {
     "float32": 4, "uint8": 1, "int8": 1, "uint16": 2, "int16": 2, "int32": 4, "int64": 8, "bool": 1, "float16": 2, "float64": 8,
     "uint32": 4, "uint64": 8, "bfloat16": 2,
 }  # fmt: skip
+_MAX_DEPTH = 100  # as protobuf
+#: The messages that hold tensors: which fields lead to which of them.
+_INSIDE = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "function": {7: "node", 11: "attribute"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+}
 _QUANTIZED = ("DequantizeLinear", "QLinearConv", "FakeQuantize")  # the last is OpenVINO's
 
 
@@ -176,6 +187,8 @@ def _image_shape(summary: OnnxSummary, path: Path) -> tuple[int, int, int]:
 def _model(view: memoryview, *, folder: Path) -> OnnxSummary:
     graph, metadata = None, {}
     for number, value in _fields(view):
+        if number == 7 and graph is not None:
+            raise ValueError("it holds two graphs")  # protobuf would merge them
         if number == 7:
             graph = _bytes(value)
         elif number == 14:
@@ -183,6 +196,7 @@ def _model(view: memoryview, *, folder: Path) -> OnnxSummary:
             metadata[_text(entry[1])] = _text(entry.get(2, view[:0]))
     if graph is None:
         raise ValueError("it holds no graph")
+    _check_inside(view, "model", folder=folder)
     return _graph(graph, metadata, folder=folder)
 
 
@@ -192,7 +206,7 @@ def _graph(graph: memoryview, metadata: Mapping[str, str], *, folder: Path) -> O
     inputs, outputs = [], []
     for number, value in _fields(graph):
         if number == 1:
-            operators[_text(_first(value, 4))] += 1
+            operators[_text(dict(_fields(_bytes(value))).get(4, graph[:0]))] += 1
         elif number == 5:
             name, kind = _tensor(_bytes(value), folder=folder)
             initializers[name] = kind
@@ -219,11 +233,25 @@ def _tensor(view: memoryview, *, folder: Path) -> tuple[str, str]:
         elif number == 9:
             raw = _bytes(value)
         elif number == 13:
-            _check_place({_text(_first(value, 1)): _text(_first(value, 2))}.get("location", "."), name, folder=folder)
+            entry = dict(_fields(_bytes(value)))  # of a field that comes twice, the last counts
+            if _text(entry.get(1, view[:0])) == "location":
+                _check_place(_text(entry.get(2, view[:0])), name, folder=folder)
     size = _SIZES.get(TYPES.get(kind, ""))
     if raw is not None and size and math.prod(dims) * size != len(raw):
         raise ValueError(f"tensor {name!r} of shape {dims[:8]} and type {TYPES[kind]} in {len(raw)} bytes")
     return name, TYPES.get(kind, "unknown")
+
+
+def _check_inside(view: memoryview, kind: str, *, folder: Path, depth: int = 0) -> None:
+    """Check the tensors that stand in a message at any depth: in attributes, subgraphs and functions too."""
+    if depth > _MAX_DEPTH:
+        raise ValueError(f"messages are nested deeper than {_MAX_DEPTH}")
+    inside = _INSIDE[kind]
+    for number, value in _fields(view):
+        if number in inside and inside[number] == "tensor":
+            _tensor(_bytes(value), folder=folder)
+        elif number in inside:
+            _check_inside(_bytes(value), inside[number], folder=folder, depth=depth + 1)
 
 
 def _numbers(value: int | memoryview) -> list[int]:
@@ -240,7 +268,9 @@ def _numbers(value: int | memoryview) -> list[int]:
 def _check_place(location: str, name: str, *, folder: Path) -> None:
     """Refuse tensors that would be read from anywhere else than the file's folder."""
     place = (folder / location).resolve()
-    if place != folder and folder not in place.parents:
+    if "*" in location or (
+        place != folder and folder not in place.parents
+    ):  # ONNX Runtime's mark of addresses in memory
         raise ValueError(f"tensor {name!r} lies in {location[:200]!r}, outside the file's folder")
 
 
@@ -262,10 +292,6 @@ def _dimension(view: memoryview) -> int | str:
     return size if isinstance(size, int) else _text(entry[2]) if 2 in entry else "?"
 
 
-def _first(value: int | memoryview, wanted: int) -> int | memoryview:
-    return next((field for number, field in _fields(_bytes(value)) if number == wanted), memoryview(b""))
-
-
 def _bytes(value: int | memoryview) -> memoryview:
     if isinstance(value, int):
         raise ValueError("a number stands where a message should")
@@ -284,6 +310,8 @@ def _fields(view: memoryview) -> Iterator[tuple[int, int | memoryview]]:
         if count > _MAX_FIELDS:
             raise ValueError(f"a message with more than {_MAX_FIELDS} fields")
         key, position = _varint(view, position)
+        if key >= 2**32:  # protobuf would cut it down to another field's
+            raise ValueError(f"a field with the number {key >> 3}")
         kind = key & 7
         if kind == 0:
             value, position = _varint(view, position)
