@@ -24,6 +24,7 @@ from toolkit.registry import find
         ("7", str, "7"),
         ("truck, ship", tuple[str, ...], ("truck", "ship")),
         ([0, "1"], tuple[int, ...], (0, 1)),
+        ("", tuple[float, ...], ()),
     ],
 )
 def test_a_value_is_read_by_its_annotation(text: object, annotation: object, value: object) -> None:

@@ -60,7 +60,7 @@ def parse_value(value: Any, annotation: Any, *, name: str) -> Any:
         near = nearest(str(value), map(str, choices))
         raise ConfigError(f"{name} = {value!r} is not known{near}; expected {', '.join(map(str, choices))}")
     if origin is tuple:
-        parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+        parts = [part.strip() for part in value.split(",") if value.strip()] if isinstance(value, str) else value
         fixed = None if choices[-1] is Ellipsis else len(choices)
         if not isinstance(parts, (list, tuple)) or (fixed and len(parts) != fixed):
             raise ConfigError(f"{name} = {value!r} is not accepted; expected {fixed or 'a list of'} values")
