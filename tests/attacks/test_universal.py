@@ -149,3 +149,18 @@ def test_deepfool_towards_a_class_is_refused() -> None:
     x, y = grey(4)
     with pytest.raises(ConfigError, match="method = 'deepfool' leaves the true class"):
         universal(Linear(), x, y, eps=EPS, method="deepfool", direction="descent", label="1")
+
+
+def test_a_cap_below_every_margin_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    model, (x, y) = small_network(), grey(40, classes=5)
+    found = universal_balanced(model, x, y, eps=EPS, kappa=1e-9, draws=draws(40), **SMALL)
+    assert not found.any()
+    assert "changes nothing: the margin of every image is above kappa = 1e-09" in capsys.readouterr().err
+    assert universal_balanced(model, x, y, eps=EPS, kappa=10.0, draws=draws(40), **SMALL).any()
+    assert not capsys.readouterr().err
+
+
+def test_deepfool_needs_another_class() -> None:
+    model, (x, y) = small_network(), grey(8)
+    with pytest.raises(ConfigError, match="candidates = 1; expected at least 2"):
+        universal(model, x, y, eps=EPS, method="deepfool", candidates=1, draws=draws(8), **SMALL)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from toolkit.data.arrays import write_npz
+from toolkit.errors import ConfigError
 from toolkit.registry import find
 from toolkit.reports.figures.tradeoff import Place, tradeoff
 from toolkit.runs import Run
@@ -117,3 +118,8 @@ def test_a_dominated_point_is_drawn_pale() -> None:
     assert drawn.count("<circle") == 3
     assert drawn.count(" pale") == 1
     assert "one b: 30.0 %, 0.800" in drawn
+
+
+def test_the_claims_tau_must_be_measured() -> None:
+    with pytest.raises(ConfigError, match=r"tau = 7 is none of taus \(2\); expected one of them"):
+        find("study", "universal").load()(taus=(2.0,), tau=7.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -168,7 +169,8 @@ def universal_balanced(
         strength: "margin" (calibrated wrong classes over the own one) or "ce" (cross-entropy of calibrated logits).
         reduction: How the wrong classes of the margin become one number: "logsumexp" or "max".
         tau: Weight of the calibration.
-        kappa: Margin above which an image no longer pulls; chosen on validation images (benchmarks/universal_kappa.py).
+        kappa: Margin above which an image no longer pulls; chosen on validation images of ten classes
+            (benchmarks/universal_kappa.py). A log-sum-exp adds up to log(K - 1) to the margin, so raise it with the classes.
         beta: Cross-entropy above which an image no longer pulls, with `strength=ce`.
         decay: Share of the histogram that stays at each batch.
         penalty: "entropy" of the mean prediction, or "histogram": squares of what is above a fair share.
@@ -191,7 +193,14 @@ def universal_balanced(
     goal = Balanced(histogram, strength, reduction, tau, kappa, beta, decay, penalty, lam, gam, slack)
     move = Ascent(model, goal, "linf", eps, step_size or _BALANCED_STEP * eps, steps)
     feed = Feed(x, y, size=fit_batch, count=1, draws=draws_of(draws, x))
-    return fit(zeros(1, x, y), feed, move, steps=steps, journal=journal, memory={"histogram": histogram})
+    found = fit(zeros(1, x, y), feed, move, steps=steps, journal=journal, memory={"histogram": histogram})
+    if not found.any():
+        print(
+            f"edgeproof: universal-balanced changes nothing: the margin of every image is above kappa = {kappa:g} from the start, as on "
+            "networks of little confidence; raise kappa, or take reduction = max",
+            file=sys.stderr,
+        )
+    return found
 
 
 @dataclass(frozen=True)
@@ -221,6 +230,8 @@ def _fit_plain(
     draws: Draws | None,
 ) -> Tensor:
     check_positive(steps=options.steps, fit_batch=options.fit_batch, step_size=options.step_size, beta=options.beta)
+    if options.candidates < 2:
+        raise ConfigError(f"candidates = {options.candidates}; expected at least 2, the own class and another")
     one = options.per == "data"
     feed = Feed(x, y, size=options.fit_batch, count=1 if one else None, draws=draws_of(draws, x))
     start = zeros(1 if one else class_count(model, x, y), x, y)

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from toolkit.config import format_eps
+from toolkit.errors import ConfigError
 from toolkit.registry import register
 from toolkit.studies.base import Study
 from toolkit.studies.dataset import STORED, data_job
@@ -84,6 +85,10 @@ def universal(
         device: cpu or cuda.
         amp: Autocast to bfloat16 in training.
     """
+    if tau not in taus:
+        raise ConfigError(
+            f"tau = {tau:g} is none of taus ({', '.join(f'{each:g}' for each in taus)}); expected one of them"
+        )
     settings = {
         "data.name": STORED, "data.limit_train": limit_train, "data.calibration": calibration, "model": model,
         "epochs": epochs, "lr": lr, "augment": augment, "device": device, "amp": amp,
