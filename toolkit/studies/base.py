@@ -150,7 +150,7 @@ def _settings(params: Mapping[str, Any]) -> str:
 
 
 _LEGEND = (
-    "A claim is an effect above its threshold. Held: the whole 95 % interval lies above; not held: it lies below; undecided: it does "
+    "A claim is an effect above its threshold, which is 0 where none stands. Held: the whole 95 % interval lies above; not held: it lies below; undecided: it does "
     "neither, or there is no interval. The interval is Student's t on one value a seed, where nothing else is said; within "
     "one seed it is over the images of a single training, and says nothing about other trainings. Single cases in the notes are those "
     "above the threshold."
@@ -158,32 +158,27 @@ _LEGEND = (
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> Table:
-    """Return the verdicts as a table; notes and published numbers only where there are any."""
-    titles = (
-        ("Verdict", False),
-        ("Claim", False),
-        ("Effect", True),
-        ("95 % interval", True),
-        ("Notes", False),
-        ("Published", False),
-    )
+    """Return the verdicts as a table; the columns behind the interval only where there is something to say."""
+    columns = (
+        Column("Verdict", numeric=False), Column("Claim", numeric=False), Column("Effect"), Column("95 % interval"),
+        Column("Threshold"), Column("Notes", numeric=False), Column("Published", numeric=False),
+    )  # fmt: skip
     rows = [
         (
             Cell(verdict.outcome, tone=_TONES[verdict.outcome]),
             Cell(verdict.claim),
             Cell(_amount(verdict.effect)),
             Cell(_interval(verdict.effect), _method(verdict.effect)),
+            Cell(numbers.points(verdict.threshold) if verdict.threshold else ""),
             Cell(verdict.note),
             Cell(verdict.published),
         )
         for verdict in verdicts
     ]
-    filled = [place for place in range(len(titles)) if place < _ALWAYS or any(row[place].text for row in rows)]
-    columns = tuple(Column(title, numeric=numeric) for title, numeric in (titles[place] for place in filled))
-    return Table(columns=columns, rows=tuple(tuple(row[place] for place in filled) for row in rows))
-
-
-_ALWAYS = 4  # columns
+    kept = [place for place in range(len(columns)) if place < 4 or any(row[place].text for row in rows)]
+    return Table(
+        columns=tuple(columns[place] for place in kept), rows=tuple(tuple(row[place] for place in kept) for row in rows)
+    )
 
 
 def command_line(entry: Entry, params: Mapping[str, Any]) -> str:
