@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +15,12 @@ MAX_JSON_BYTES = 64 * 2**20  # the results of a thousand classes in ten forms un
 MAX_DEPTH = 64
 
 R = TypeVar("R", bound=BaseModel)
+_HALF = re.compile(r"[\ud800-\udfff]")
+
+
+def is_text(value: object) -> bool:
+    """Return whether a value is text that UTF-8 can write: JSON and file names can hold half a character."""
+    return isinstance(value, str) and not _HALF.search(value)
 
 
 def read_json(path: Path) -> Any:

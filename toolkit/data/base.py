@@ -6,7 +6,6 @@ Images are float32 NCHW in [0, 1]. On disk they are uint8 where that loses nothi
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -21,7 +20,7 @@ from toolkit.data.records import SetAbout
 from toolkit.data.sampling import equal_shares, held_out, stratified_sample
 from toolkit.errors import ConfigError, DataError, nearest
 from toolkit.parameters import read_params
-from toolkit.reading import read_record
+from toolkit.reading import is_text, read_record
 from toolkit.registry import find
 from toolkit.runs import Run, atomic
 from toolkit.types import Array, Images, Labels, Logits
@@ -59,7 +58,7 @@ class LabelledImages:
                 f"expected int64 of shape {self.labels.shape}"
             )
         for name in self.classes:
-            if re.search(r"[\ud800-\udfff]", name):
+            if not is_text(name):
                 raise DataError(
                     f"{self.name}/{self.split}: the class name {name!a} is no Unicode text; rename the class"
                 )

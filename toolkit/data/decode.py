@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from toolkit.data.source import MAX_BYTES, parsing
+from toolkit.data.source import MAX_BYTES, MAX_PIXELS, parsing
 from toolkit.environment import usable_cores
 from toolkit.errors import DataError
 from toolkit.types import Array
 
-_MAX_PIXELS = 2**24  # of one image: 4096 x 4096
 _IMAGES_A_TASK = 256
 _THREADED_BYTES = 2**16  # below it, threads wait for each other's Python more than they decode beside each other
 _GREY = ("1", "L")
@@ -63,8 +62,8 @@ def _decode(source: bytes | Path, *, name: str) -> Array:
     """Return one image as (C, H, W) uint8."""
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     with parsing(name, kind="a PNG or JPEG image"), Image.open(file, formats=("PNG", "JPEG")) as image:
-        if image.width * image.height > _MAX_PIXELS:
-            raise DataError(f"{name} has {image.width}x{image.height} pixels; expected at most {_MAX_PIXELS} in all")
+        if image.width * image.height > MAX_PIXELS:
+            raise DataError(f"{name} has {image.width}x{image.height} pixels; expected at most {MAX_PIXELS} in all")
         if image.mode not in (*_GREY, *_COLOUR) or "transparency" in image.info:
             raise DataError(f"{name} has mode {image.mode} or transparency; expected 8-bit grey or RGB: convert it")
         plain = image if image.mode in ("L", "RGB") else image.convert("L" if image.mode in _GREY else "RGB")

@@ -10,13 +10,12 @@ import numpy as np
 
 from toolkit.data.arrays import read_npz
 from toolkit.data.base import Dataset, LabelledImages
-from toolkit.data.source import parsing
+from toolkit.data.source import MAX_CLASSES, parsing
 from toolkit.errors import DataError
 from toolkit.registry import register
 from toolkit.types import Array
 
 _CHANNELS = (1, 3)
-_MAX_CLASSES = 25_000  # ImageNet-21k has 21,843; a label of 2**40 is no class
 
 
 @register("npz", path=True)
@@ -83,16 +82,16 @@ def read_classes(arrays: Mapping[str, Array], *, labels: Array, what: str) -> tu
         DataError: When `classes` is not a row of names, or there are no labels.
     """
     if "classes" in arrays:
-        if arrays["classes"].ndim != 1 or len(arrays["classes"]) > _MAX_CLASSES:
+        if arrays["classes"].ndim != 1 or len(arrays["classes"]) > MAX_CLASSES:
             raise DataError(
-                f"{what}: classes has shape {arrays['classes'].shape}; expected (K,) names, at most {_MAX_CLASSES}"
+                f"{what}: classes has shape {arrays['classes'].shape}; expected (K,) names, at most {MAX_CLASSES}"
             )
         with parsing(what, kind="class names"):  # text in a file may hold numbers that are no character
             return tuple(str(name) for name in arrays["classes"])
     if not labels.size or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"{what}: labels are {labels.dtype} of shape {labels.shape}; expected one integer an image")
-    if labels.max() >= _MAX_CLASSES:
-        raise DataError(f"{what}: a label is {labels.max()}; expected less than {_MAX_CLASSES}")
+    if labels.max() >= MAX_CLASSES:
+        raise DataError(f"{what}: a label is {labels.max()}; expected less than {MAX_CLASSES}")
     return tuple(str(label) for label in range(int(labels.max()) + 1))
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import ModelError
+from toolkit.reading import is_text
 
 #: TensorProto.DataType
 TYPES = {
@@ -89,7 +89,7 @@ class OnnxSummary:
             ModelError: When something else stands there.
         """
         names = self.noted("classes") or ()
-        if not isinstance(names, (list, tuple)) or not all(map(_is_name, names)):
+        if not isinstance(names, (list, tuple)) or not all(map(is_text, names)):
             raise ModelError("the metadata edgeproof.classes of the graph are no list of names; export it again")
         return tuple(names)
 
@@ -152,10 +152,6 @@ def read_onnx(path: Path) -> OnnxSummary:
     except (ValueError, IndexError, KeyError) as error:
         reason = str(error) if isinstance(error, ValueError) else "it is cut short"
         raise ModelError(f"{path} is not a readable ONNX file ({reason}); export it again") from error
-
-
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and not re.search(r"[\ud800-\udfff]", value)  # JSON can hold half a character
 
 
 def _image_shape(summary: OnnxSummary, path: Path) -> tuple[int, int, int]:
@@ -268,9 +264,8 @@ def _numbers(value: int | memoryview) -> list[int]:
 def _check_place(location: str, name: str, *, folder: Path) -> None:
     """Refuse tensors that would be read from anywhere else than the file's folder."""
     place = (folder / location).resolve()
-    if "*" in location or (
-        place != folder and folder not in place.parents
-    ):  # ONNX Runtime's mark of addresses in memory
+    address = "*" in location  # ONNX Runtime's mark of a place in memory
+    if address or (place != folder and folder not in place.parents):
         raise ValueError(f"tensor {name!r} lies in {location[:200]!r}, outside the file's folder")
 
 

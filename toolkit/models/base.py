@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from toolkit import __version__
 from toolkit.config import Strict
+from toolkit.data.source import MAX_CLASSES, MAX_PIXELS
 from toolkit.errors import ConfigError, ModelError, UnavailableError
 from toolkit.models.factory import load_factory
 from toolkit.naming import check_named, is_factory
@@ -22,7 +23,6 @@ from toolkit.runs import atomic
 
 _METADATA = "edgeproof"  # one key: safetensors writes several in random order, and equal models shall give equal bytes
 _MAX_NUMBERS = 2**28  # of one image that a checkpoint may ask for
-_MAX_PIXELS, _MAX_CLASSES = 2**24, 25_000  # as data sets may have
 _DENSE = (
     torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool,
     torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64,
@@ -214,12 +214,12 @@ def _check_header(header: CheckpointHeader, weights: Mapping[str, Tensor], *, so
     """Refuse a header that asks for more than the file holds, before memory is taken for it."""
     _, height, width = header.input_shape
     numbers, pixels = math.prod(header.input_shape), height * width
-    if min(header.input_shape) < 1 or numbers > _MAX_NUMBERS or pixels > _MAX_PIXELS:
+    if min(header.input_shape) < 1 or numbers > _MAX_NUMBERS or pixels > MAX_PIXELS:
         raise ModelError(
-            f"{source} takes images of shape {header.input_shape}; expected at most {_MAX_NUMBERS} numbers and {_MAX_PIXELS} pixels"
+            f"{source} takes images of shape {header.input_shape}; expected at most {_MAX_NUMBERS} numbers and {MAX_PIXELS} pixels"
         )
-    if len(header.classes) > _MAX_CLASSES:
-        raise ModelError(f"{source} has {len(header.classes)} classes; expected at most {_MAX_CLASSES}")
+    if len(header.classes) > MAX_CLASSES:
+        raise ModelError(f"{source} has {len(header.classes)} classes; expected at most {MAX_CLASSES}")
     kind = header.name.partition(":")[0]
     if len(header.classes) < 2 or is_factory(header.name) or find("model", kind).options.get("family"):
         return  # code that is not ours may compute with numbers while it builds, which "meta" has none of

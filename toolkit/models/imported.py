@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +20,7 @@ from toolkit.models.onnx_import.graph import OnnxGraph
 from toolkit.models.onnx_import.images import GraphInput, Layout, Shape, describe_input
 from toolkit.models.onnx_import.reading import ordered_nodes, read_model
 from toolkit.models.onnx_import.translation import translate
+from toolkit.reading import is_text
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto
@@ -187,6 +187,6 @@ def _class_names(model: ModelProto, *, count: int) -> tuple[str, ...]:
         return tuple(map(str, range(count)))
     if not isinstance(names, list) or len(names) != count:
         raise ModelError(f"its metadata name {len(names)} classes, and it gives {count} logits")
-    if any(re.search(r"[\ud800-\udfff]", str(name)) for name in names):  # JSON can hold half a character
+    if not all(is_text(str(name)) for name in names):
         raise ModelError("its metadata names a class that is no Unicode text")
     return tuple(map(str, names))
