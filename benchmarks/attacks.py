@@ -30,8 +30,9 @@ from torch import Tensor, nn
 from toolkit.attacks.base import Draws, find_attack
 from toolkit.attacks.choice import choose_attack, run_sweep
 from toolkit.attacks.source import fast_source
-from toolkit.config import DataConfig, parse_number
+from toolkit.config import parse_number
 from toolkit.data.base import load_splits
+from toolkit.data.origin import data_of
 from toolkit.environment import package_version
 from toolkit.evaluation.bench import BenchCase, bench_report, compare_sides, take_turns, take_turns_twice
 from toolkit.evaluation.metrics import mcnemar
@@ -114,7 +115,7 @@ def load_setting(options: argparse.Namespace) -> Setting:
     """Open the model and its test images."""
     run = Run.open(options.model, kind="train")
     model = load_classifier(run.file("model.safetensors"))
-    data = load_splits(DataConfig.model_validate(run.config["data"])).test.head(options.images)
+    data = load_splits(data_of(run)).test.head(options.images)
     x, y = torch.from_numpy(data.images), torch.from_numpy(data.labels)
     chosen = {field.name: getattr(options, field.name) for field in fields(Setting) if hasattr(options, field.name)}
     return Setting(**{**chosen, "run": run.path, "model": model, "x": x, "y": y})

@@ -29,6 +29,7 @@ from toolkit.attacks.gradients import observe
 from toolkit.attacks.losses import cross_entropy
 from toolkit.config import DataConfig
 from toolkit.data.base import LabelledImages, load_part
+from toolkit.data.origin import data_of
 from toolkit.engines.base import EngineOptions, open_engine, predict_all
 from toolkit.evaluation.metrics import predictions
 from toolkit.evaluation.parity import margins, max_abs_diff
@@ -55,7 +56,7 @@ def main() -> None:
     options = parser.parse_args()
     run = Run.open(options.graphs, kind="export")
     trained = Run.open(run.config["model"], kind="train")
-    config = DataConfig(name=options.data) if options.data else DataConfig.model_validate(trained.config["data"])
+    config = DataConfig(name=options.data) if options.data else data_of(trained)
     data = load_part(config, "test").head(options.limit)
     files = sorted(run.file(name) for name in run.outputs() if name.endswith(".onnx"))
     network = load_classifier(trained.file("model.safetensors"))

@@ -25,8 +25,9 @@ from torch import Tensor
 from toolkit.attacks.base import Draws
 from toolkit.attacks.source import fast_source
 from toolkit.attacks.universal import universal
-from toolkit.config import DataConfig, parse_number
+from toolkit.config import parse_number
 from toolkit.data.base import LabelledImages, load_splits
+from toolkit.data.origin import data_of
 from toolkit.environment import describe_environment
 from toolkit.evaluation.metrics import fooling_ratio, predictions
 from toolkit.models.base import Classifier, load_classifier
@@ -44,7 +45,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     run = Run.open(options.model, kind="train")
     model = load_classifier(run.file("model.safetensors"))
-    splits = load_splits(DataConfig.model_validate(run.config["data"]))
+    splits = load_splits(data_of(run))
     train, test = splits.train.head(options.fit), splits.test.head(options.test)
     eps = parse_number(options.eps)
     sides: dict[str, Fit] = {

@@ -21,8 +21,9 @@ import torch
 from toolkit.attacks.base import Draws, find_attack
 from toolkit.attacks.choice import choose_attack
 from toolkit.attacks.source import fast_source
-from toolkit.config import DataConfig, parse_number
+from toolkit.config import parse_number
 from toolkit.data.base import load_splits
+from toolkit.data.origin import data_of
 from toolkit.environment import describe_environment
 from toolkit.evaluation import metrics
 from toolkit.models.base import load_classifier
@@ -54,7 +55,7 @@ def main() -> None:
 def _rows(path: str, eps: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Return one row a cap for one network."""
     run = Run.open(path, kind="train")
-    splits = load_splits(DataConfig.model_validate(run.config["data"]))
+    splits = load_splits(data_of(run))
     judged = splits.validation.head(options.limit)
     model = load_classifier(run.file("model.safetensors"))
     source = fast_source(model, torch.from_numpy(judged.images[:8]), mode="fast")

@@ -116,7 +116,7 @@ def _name_factories(jobs: Sequence[Job]) -> None:
     """Pass on to the workers which code the user has named as the network of a training."""
     for job in jobs:
         if job.stage == "train":
-            name_factory(job.config["model"])
+            name_factory(job.config.get("model", ""))
 
 
 def _workers(processes: int, folder: Path, ray: bool) -> Workers | RayWorkers:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from toolkit.config import DataConfig
 from toolkit.data.arrays import write_npz
 from toolkit.data.base import LabelledImages, load_splits
+from toolkit.data.origin import data_of
 from toolkit.engines.base import Engine, EngineOptions, open_engine, predict_all
 from toolkit.evaluation.metrics import predictions
 from toolkit.runs import Run
@@ -43,7 +43,7 @@ def measure(config: Mapping[str, Any], out: Run) -> None:
     from toolkit.models.base import load_classifier
 
     run = Run.open(config["model"], kind="train")
-    splits = load_splits(DataConfig.model_validate(run.config["data"]))
+    splits = load_splits(data_of(run))
     test = splits.test.head(config["limit"])
     model = load_classifier(run.file("model.safetensors"), device=config["device"])
     source = fast_source(model, _tensor(test.images[:8], config), mode="fast")
