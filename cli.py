@@ -16,6 +16,7 @@ from toolkit.config import (
     BenchAttacksConfig,
     BenchConfig,
     BuildConfig,
+    DetectConfig,
     EvalConfig,
     ExportConfig,
     FalsifyConfig,
@@ -343,6 +344,24 @@ def inspect(path: Path, as_json: bool) -> None:
         return
     for name, layers in found.items():
         print_table(layer_table(layers), title=name, file=sys.stdout)
+
+
+@cli.command(
+    params=[*config_options(DetectConfig), click.Option(["--json", "as_json"], is_flag=True, help="print JSON")]
+)
+def detect(as_json: bool, **values: Any) -> None:
+    """Look for noise in training images: a linear model on what a blur takes away, against trusted clean images."""
+    from toolkit.evaluation.detection import detect_noise
+    from toolkit.reports.detection import detection_list
+    from toolkit.reports.terminal import print_table
+
+    config = read_config(DetectConfig, values)
+    found = detect_noise(config)
+    if as_json:
+        click.echo(found.model_dump_json(indent=1))
+    else:
+        title = f"Noise in the training images of {config.poison or config.data.name}"
+        print_table(detection_list(found), title=title, file=sys.stdout)
 
 
 @cli.command(name="list")

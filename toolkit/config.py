@@ -88,7 +88,9 @@ class TrainConfig(Strict):
         "onecycle", description="learning-rate schedule"
     )
     lr_decay: Number = Field(1e-5, ge=0, description="decay of the inverse-time schedule: lr / (1 + decay * step)")
-    augment: Literal["none", "flip", "crop", "flip-crop"] = Field("none", description="random flip and/or padded crop")
+    augment: Literal["none", "flip", "crop", "flip-crop", "cutout", "flip-crop-cutout"] = Field(
+        "none", description="random flip, padded crop and/or cut-out"
+    )
     patience: int | None = Field(None, ge=1, description="stop after so many epochs without a better validation loss")
     min_delta: float = Field(1e-4, ge=0, description="what counts as better for the early stop")
     amp: bool = Field(False, description="autocast to bfloat16")
@@ -135,6 +137,19 @@ class PoisonConfig(Strict):
     def inputs(self) -> dict[str, Path]:
         """Return what a run is made from beside its data set: role to run folder or file."""
         return {} if self.reuse is None else {"generator": Path(self.reuse)}
+
+
+class DetectConfig(Strict):
+    """`cli.py detect`: is there noise in training images?"""
+
+    data: DataConfig = DataConfig()
+    poison: str | None = Field(None, description="poison run whose images stand in for the training images")
+    trusted: str | None = Field(
+        None, description="data set whose test images are known to be clean (default: that of --data)"
+    )
+    images: int = Field(1000, ge=1, description="images of each kind, half to fit to and half to measure on")
+    false_alarms: Number = Field(0.05, gt=0, lt=1, description="share of clean images that the threshold shall flag")
+    seed: int = Field(0, ge=0, description="seed of the choice of images and of the halves")
 
 
 class ImportConfig(Strict):

@@ -29,6 +29,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "free": {"eps": 0.1, "replays": 2},
     "class-wise": {"eps": 0.1, "steps": 2},
     "universal-two-stage": {"eps": 0.1, "pool": 2, "added": 1, "fit_steps": 2, "fit_batch": 4, "warm_up": 0},
+    "mixup": {},
     "min-max": {"conv1": 0.1, "protect": "1"},
 }
 

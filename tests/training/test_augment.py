@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from toolkit.training.augment import augment, random_crop, random_flip
+from toolkit.training.augment import augment, random_crop, random_cutout, random_flip
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -50,3 +50,18 @@ def test_equal_generators_give_equal_images_and_none_changes_nothing() -> None:
     assert torch.equal(first, second)
     assert not torch.equal(first, augment(x, how="flip-crop", generator=generator(4)))
     assert augment(x, how="none", generator=generator()) is x
+
+
+def test_a_cut_out_is_one_black_rectangle_of_half_the_sides_around_any_pixel() -> None:
+    x = images(count=2000)
+    cut = random_cutout(x, generator=generator())
+    black = (cut == 0).all(1)
+    assert torch.equal(torch.where(black[:, None], 0.0, x), cut)
+    rows, columns = black.any(2), black.any(1)
+    assert torch.equal(black, rows[:, :, None] & columns[:, None, :])
+    for lines, side in ((rows, 16), (columns, 24)):
+        heights = lines.sum(1)
+        assert set(heights.tolist()) == set(range(side // 4 + 1, side // 2 + 1))
+        edges = lines.int().diff(dim=1, prepend=torch.zeros(len(x), 1, dtype=torch.int32))
+        assert bool(((edges == 1).sum(1) == 1).all())
+        assert bool(lines[:, [0, -1]].any(0).all())

@@ -62,6 +62,18 @@ def test_standard_is_the_cross_entropy_of_the_logits() -> None:
     torch.testing.assert_close(objective("standard")(model, x, y, draws=draws), expected)
 
 
+def test_mixup_weighs_the_losses_of_a_pair_as_their_images() -> None:
+    x, y, draws = batch()
+    model = classifier()
+    share = float(np.random.default_rng([7, 0]).beta(0.4, 0.4))
+    pairs = torch.stack([share * x[n] + (1 - share) * x[n - 1] for n in range(6)])
+    logs = functional.log_softmax(model(pairs), 1)
+    expected = -sum(share * logs[n, y[n]] + (1 - share) * logs[n, y[n - 1]] for n in range(6)) / 6
+    torch.testing.assert_close(objective("mixup", alpha=0.4)(model, x, y, draws=draws), expected)
+    with pytest.raises(ConfigError, match=r"^alpha = 0; expected a number above 0"):
+        objective("mixup", alpha=0)(model, x, y, draws=draws)
+
+
 def linear() -> tuple[Classifier, Tensor]:
     """Two classes whose logit difference is w . x: the worst image within eps lies at -eps * sign(w) for class 1."""
     model = classifier(count=2)

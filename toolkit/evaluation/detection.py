@@ -1,0 +1,144 @@
+"""Is there noise in training images that were received? A linear model on what a blur takes away, and its false alarms.
+
+Noise that is to be learned before the image is itself linearly separable (Yu et al., 2022, arXiv:2111.00898), and little of
+an image is in its residual x - blur(x), where such noise is nearly whole. So two linear models are fitted there: one that tells
+suspected images from trusted clean ones, and one that tells the classes, for the suspected and for the trusted.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from toolkit.config import DetectConfig, Strict
+from toolkit.data.base import LabelledImages, load_dataset, load_splits
+from toolkit.data.poison import load_poison, poison_splits
+from toolkit.errors import DataError
+from toolkit.evaluation.metrics import Rate
+from toolkit.evaluation.results import RateRecord
+from toolkit.evaluation.scoring import rate_record
+from toolkit.optional import require
+from toolkit.runs import Run
+from toolkit.types import Array, Images, Labels
+
+_WINDOW = 3  # pixels of the blur's side
+_FOLDS = 5
+_FEWEST = 40  # images of each kind: two folds of ten for each half would say nothing
+_ALPHAS = np.logspace(0, 6, 7)  # strengths of the penalty, of which leave-one-out chooses
+
+
+class DetectRecord(Strict):
+    """What a linear model finds in residuals; rates are of images that nothing was fitted to.
+
+    auc: chance that a suspected image scores above a trusted one (0.5: they cannot be told apart), with p_value, the one-sided
+    Mann-Whitney probability of such an area among images that cannot. flagged: suspected images over the threshold, which is
+    set on other trusted images. false_alarms: trusted images over it. labels_suspected, labels_trusted: images whose class the
+    residual alone tells.
+    """
+
+    auc: float
+    p_value: float
+    flagged: RateRecord
+    false_alarms: RateRecord
+    labels_suspected: RateRecord
+    labels_trusted: RateRecord
+
+
+def detect_noise(config: DetectConfig) -> DetectRecord:
+    """Compare the training images of a data set, or the poisoned ones of a run, with trusted test images.
+
+    Raises:
+        DataError: When the images do not fit together, or are too few.
+        UnavailableError: When scikit-learn is not installed.
+    """
+    splits = load_splits(config.data)
+    if config.poison is not None:
+        splits = poison_splits(splits, load_poison(Run.open(config.poison, kind="poison")))
+    trusted = splits.test if config.trusted is None else load_dataset(config.trusted).test
+    return compare(splits.train, trusted, images=config.images, false_alarms=config.false_alarms, seed=config.seed)
+
+
+def compare(
+    suspected: LabelledImages, trusted: LabelledImages, *, images: int, false_alarms: float, seed: int
+) -> DetectRecord:
+    """Fit to one half of the images and measure on the other.
+
+    Args:
+        suspected: The images in question.
+        trusted: Clean ones of the same kind.
+        images: At most so many of each.
+        false_alarms: Share of trusted images that the threshold shall flag, in (0, 1).
+        seed: Of the choice of images and of the halves.
+
+    Raises:
+        DataError: For images of another shape, or fewer than 40 of either.
+        UnavailableError: When scikit-learn is not installed.
+    """
+    if suspected.input_shape != trusted.input_shape:
+        raise DataError(
+            f"suspected images are {suspected.input_shape} and trusted ones {trusted.input_shape}; expected the same (C, H, W)"
+        )
+    halves = [_halves(each, images=images, seed=seed) for each in (suspected, trusted)]
+    (fit_bad, held_bad), (fit_good, held_good) = [[residuals(half.images) for half in pair] for pair in halves]
+    rows, kinds = np.concatenate([fit_good, fit_bad]), np.repeat([0, 1], [len(fit_good), len(fit_bad)])
+    model = _model().fit(rows, kinds)
+    scores = _out_of_fold(rows, kinds, alpha=model[-1].alpha_, seed=seed)
+    threshold = np.quantile(scores[kinds == 0], 1 - false_alarms)
+    bad, good = model.decision_function(held_bad), model.decision_function(held_good)
+    test = require("scipy.stats", extra="data", purpose="compare scores").mannwhitneyu(bad, good, alternative="greater")
+    told = [
+        Rate.of(_model().fit(rows, pair[0].labels).predict(held) == pair[1].labels)
+        for pair, rows, held in zip(halves, (fit_bad, fit_good), (held_bad, held_good), strict=True)
+    ]
+    rates = [Rate.of(bad > threshold), Rate.of(good > threshold), *told]
+    flagged, alarms, *labels = map(rate_record, rates)
+    return DetectRecord(
+        auc=float(test.statistic) / (len(bad) * len(good)),
+        p_value=float(test.pvalue),
+        flagged=flagged,
+        false_alarms=alarms,
+        labels_suspected=labels[0],
+        labels_trusted=labels[1],
+    )
+
+
+def residuals(images: Images) -> Array:
+    """Return x - blur(x) over 3 x 3 pixels, and its magnitude, of images (N, C, H, W): (N, 2 * C * H * W) float32.
+
+    The sign shows a pattern that repeats; the magnitude shows noise that does not.
+    """
+    blur = require("scipy.ndimage", extra="data", purpose="blur images").uniform_filter
+    rest = (images - blur(images, size=(1, 1, _WINDOW, _WINDOW), mode="nearest")).reshape(len(images), -1)
+    return np.concatenate([rest, np.abs(rest)], axis=1)
+
+
+def _halves(data: LabelledImages, *, images: int, seed: int) -> tuple[LabelledImages, LabelledImages]:
+    """Return two halves of a stratified choice of images; every class with two images is in both."""
+    chosen = data.head(images, seed=seed)
+    if len(chosen) < _FEWEST or len(np.unique(chosen.labels)) < 2:
+        raise DataError(
+            f"{data.name}/{data.split}: {len(chosen)} images of {len(np.unique(chosen.labels))} classes; expected {_FEWEST} or "
+            "more of at least two classes to compare; raise --images, or give more of them"
+        )
+    order = np.random.default_rng([seed, 7]).permutation(len(chosen))
+    order = order[np.argsort(chosen.labels[order], kind="stable")]
+    return chosen.take(order[::2]), chosen.take(order[1::2])
+
+
+def _model(alpha: float | None = None) -> Any:
+    """Return a linear classifier of standardised features, its penalty chosen by leave-one-out where it is not given."""
+    linear, pipeline, scaling = (
+        require(f"sklearn.{name}", extra="data", purpose="tell noise from images")
+        for name in ("linear_model", "pipeline", "preprocessing")
+    )
+    ridge = linear.RidgeClassifierCV(_ALPHAS) if alpha is None else linear.RidgeClassifier(alpha)
+    return pipeline.make_pipeline(scaling.StandardScaler(), ridge)
+
+
+def _out_of_fold(rows: Array, kinds: Labels, *, alpha: float, seed: int) -> Array:
+    """Return the score of each image by a model that was fitted without it, (N,)."""
+    selection = require("sklearn.model_selection", extra="data", purpose="set a threshold")
+    folds = selection.StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)
+    scores: Array = selection.cross_val_predict(_model(alpha), rows, kinds, cv=folds, method="decision_function")
+    return scores

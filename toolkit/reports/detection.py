@@ -1,0 +1,37 @@
+"""Noise in training images: figures for one set of suspected images, or a row for each of several."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from toolkit.evaluation.detection import DetectRecord
+from toolkit.evaluation.results import RateRecord
+from toolkit.reports import numbers
+from toolkit.reports.tables import Cell, Column, Table
+
+_TITLES = ("Told from clean ones (AUC)", "p", "Flagged", "False alarms", "Class told by residual", "Clean ones' class")
+
+
+def detection_table(found: Mapping[str, DetectRecord]) -> Table:
+    """Return what a linear model finds in each set of images, by name."""
+    rows = tuple((Cell(name), *_cells(each)) for name, each in found.items())
+    return Table(columns=(Column("Images", numeric=False), *map(Column, _TITLES)), rows=rows)
+
+
+def detection_list(found: DetectRecord) -> Table:
+    """Return the same of one set of images, a row a figure."""
+    rows = tuple((Cell(title), cell) for title, cell in zip(_TITLES, _cells(found), strict=True))
+    return Table(columns=(Column("", numeric=False), Column("")), rows=rows)
+
+
+def _cells(found: DetectRecord) -> tuple[Cell, ...]:
+    rates = (found.flagged, found.false_alarms, found.labels_suspected, found.labels_trusted)
+    return Cell(f"{found.auc:.3f}"), Cell(_chance(found.p_value)), *map(_rate, rates)
+
+
+def _rate(rate: RateRecord) -> Cell:
+    return Cell(numbers.percent(rate.value), numbers.interval(rate))
+
+
+def _chance(value: float) -> str:
+    return f"{value:.2g}" if value >= 1e-4 else "< 0.0001"
