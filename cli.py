@@ -40,7 +40,17 @@ from toolkit.options import (
     plugin_options,
     read_config,
 )
-from toolkit.printing import emit, explain, finish_eval, show_answers, show_bench, show_search
+from toolkit.printing import (
+    emit,
+    explain,
+    finish_eval,
+    show_answers,
+    show_bench,
+    show_detection,
+    show_entries,
+    show_search,
+    show_weights,
+)
 from toolkit.registry import FOLDERS, Entry, entries
 from toolkit.runs import Run
 from toolkit.stages import (
@@ -333,17 +343,8 @@ LISTED = {kind if kind == "data" else "studies" if kind == "study" else f"{kind}
 def inspect(path: Path, as_json: bool) -> None:
     """Measure how weights are distributed, layer by layer: of a checkpoint, an ONNX file or a run folder that holds some."""
     from toolkit.evaluation.weights import inspect_weights
-    from toolkit.reports.terminal import print_table
-    from toolkit.reports.weights import layer_table
 
-    found = inspect_weights(path)
-    if as_json:
-        click.echo(
-            json.dumps({name: [layer.model_dump() for layer in layers] for name, layers in found.items()}, indent=1)
-        )
-        return
-    for name, layers in found.items():
-        print_table(layer_table(layers), title=name, file=sys.stdout)
+    show_weights(inspect_weights(path), as_json=as_json)
 
 
 @cli.command(
@@ -352,16 +353,9 @@ def inspect(path: Path, as_json: bool) -> None:
 def detect(as_json: bool, **values: Any) -> None:
     """Look for noise in training images: a linear model on what a blur takes away, against trusted clean images."""
     from toolkit.evaluation.detection import detect_noise
-    from toolkit.reports.detection import detection_list
-    from toolkit.reports.terminal import print_table
 
     config = read_config(DetectConfig, values)
-    found = detect_noise(config)
-    if as_json:
-        click.echo(found.model_dump_json(indent=1))
-    else:
-        title = f"Noise in the training images of {config.poison or config.data.name}"
-        print_table(detection_list(found), title=title, file=sys.stdout)
+    show_detection(detect_noise(config), name=config.poison or config.data.name, as_json=as_json)
 
 
 @cli.command(name="list")
@@ -369,17 +363,7 @@ def detect(as_json: bool, **values: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 def list_(kind: str, as_json: bool) -> None:
     """Show what is registered: attacks, data sets, models, engines, objectives, studies."""
-    known = entries(LISTED[kind])
-    if as_json:
-        rows = [
-            {"name": e.name, "summary": e.summary, "params": {p.name: repr(p.default) for p in e.params}, **e.options}
-            for e in known.values()
-        ]
-        click.echo(json.dumps(rows, indent=1))
-        return
-    width = max(map(len, known), default=0)
-    for entry in known.values():
-        click.echo(f"{entry.name:{width}}  {entry.summary}")
+    show_entries(entries(LISTED[kind]), as_json=as_json)
 
 
 @cli.command()

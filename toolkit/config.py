@@ -88,9 +88,9 @@ class TrainConfig(Strict):
         "onecycle", description="learning-rate schedule"
     )
     lr_decay: Number = Field(1e-5, ge=0, description="decay of the inverse-time schedule: lr / (1 + decay * step)")
-    augment: Literal["none", "flip", "crop", "flip-crop", "cutout", "flip-crop-cutout"] = Field(
-        "none", description="random flip, padded crop and/or cut-out"
-    )
+    augment: Literal[
+        "none", "flip", "crop", "flip-crop", "cutout", "flip-cutout", "crop-cutout", "flip-crop-cutout"
+    ] = Field("none", description="random flip, padded crop and/or cut-out")
     patience: int | None = Field(None, ge=1, description="stop after so many epochs without a better validation loss")
     min_delta: float = Field(1e-4, ge=0, description="what counts as better for the early stop")
     amp: bool = Field(False, description="autocast to bfloat16")
@@ -113,8 +113,9 @@ class PoisonConfig(Strict):
     """`cli.py poison`: training images that confuse whoever trains on them."""
 
     data: DataConfig = DataConfig()
-    method: Literal["deep-confuse", "class-patterns", "label-flip"] = Field(
-        "deep-confuse", description="learned noise; one random pattern a class; or random labels, a control"
+    method: Literal["deep-confuse", "error-minimising", "class-patterns", "label-flip"] = Field(
+        "deep-confuse",
+        description="a generator's noise; noise that leaves nothing to learn; a random pattern a class; or random labels, a control",
     )
     eps: Number = Field(0.3, gt=0, le=1, description="L-infinity budget in [0, 1] pixel units; 8/255 is understood")
     ratio: Number = Field(1.0, gt=0, le=1, description="share of each class that is poisoned")
@@ -125,9 +126,11 @@ class PoisonConfig(Strict):
     generator_width: int | None = Field(None, ge=1, description="channels of its first stage (default: as published)")
     generator_lr: Number = Field(1e-3, gt=0, description="Adam's learning rate")
     victim: str = Field("confuse-cnn", description="network in the loop: a name that `list models` shows")
-    victim_lr: Number = Field(0.01, gt=0, description="learning rate of its plain SGD")
+    victim_lr: Number = Field(0.01, gt=0, description="learning rate of its SGD")
     victim_epochs: int = Field(1, ge=1, description="passes of each victim over the training images")
-    trials: int = Field(20, ge=1, description="fresh victims that the generator learns from, one after the other")
+    trials: int = Field(
+        20, ge=1, description="fresh victims that the generator learns from; most rounds of error-minimising"
+    )
     batch_size: int = Field(64, ge=1, description="images a step")
     amp: bool = Field(False, description="autocast to bfloat16")
     device: str = Field("cpu", description="cpu or cuda")

@@ -6,14 +6,19 @@ import io
 import json
 import sys
 import traceback
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from toolkit.errors import ToolkitError, one_line
 from toolkit.reading import read_record
+from toolkit.registry import Entry
 from toolkit.runs import Run
+
+if TYPE_CHECKING:
+    from toolkit.evaluation.detection import DetectRecord
+    from toolkit.evaluation.weights import LayerRecord
 
 
 def emit(out: Run, values: Mapping[str, Any], **more: object) -> None:
@@ -83,3 +88,46 @@ def show_search(out: Run, values: Mapping[str, Any]) -> None:
     report = read_record(out.file(SEARCH), SearchReport)
     print_search(report.model_dump(), file=sys.stderr)
     emit(out, values, best=report.best, candidates=[each.model_dump() for each in report.candidates])
+
+
+def show_weights(found: Mapping[str, Sequence[LayerRecord]], *, as_json: bool) -> None:
+    """Print how the weights of each file are distributed, layer by layer."""
+    from toolkit.reports.terminal import print_table
+    from toolkit.reports.weights import layer_table
+
+    if as_json:
+        plain = {name: [layer.model_dump() for layer in layers] for name, layers in found.items()}
+        click.echo(json.dumps(plain, indent=1))
+        return
+    for name, layers in found.items():
+        print_table(layer_table(layers), title=name, file=sys.stdout)
+
+
+def show_detection(found: DetectRecord, *, name: str, as_json: bool) -> None:
+    """Print what was found in the training images of this name."""
+    from toolkit.reports.detection import detection_list
+    from toolkit.reports.terminal import print_table
+
+    if as_json:
+        click.echo(found.model_dump_json(indent=1))
+    else:
+        print_table(detection_list(found), title=f"Noise in the training images of {name}", file=sys.stdout)
+
+
+def show_entries(known: Mapping[str, Entry], *, as_json: bool) -> None:
+    """Print what is registered, a line each; as JSON with the parameters that can be set."""
+    if as_json:
+        rows = [
+            {
+                "name": entry.name,
+                "summary": entry.summary,
+                "params": {param.name: repr(param.default) for param in entry.params if param.name != "draws"},
+                **entry.options,
+            }
+            for entry in known.values()
+        ]
+        click.echo(json.dumps(rows, indent=1))
+        return
+    width = max(map(len, known), default=0)
+    for entry in known.values():
+        click.echo(f"{entry.name:{width}}  {entry.summary}")

@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from torch.nn import functional
 
 from cli import cli
 from toolkit.config import PoisonConfig, TrainConfig, build_config
 from toolkit.data.base import LabelledImages, load_splits
 from toolkit.data.poison import PoisonedImages, choose_poisoned, load_poison
 from toolkit.errors import ConfigError, DataError, ModelError
-from toolkit.poisoning import deep_confuse
+from toolkit.models.base import build_classifier
+from toolkit.poisoning import deep_confuse, error_minimising
 from toolkit.poisoning.base import poison, read_target
 from toolkit.poisoning.networks import load_generator
 from toolkit.poisoning.state import load_state, save_state
@@ -198,6 +200,64 @@ def test_class_patterns_are_one_noise_a_class(tmp_path: Path) -> None:
         mine = clean.labels == label
         both = inside[mine][0] & inside[mine][1]
         assert np.array_equal(moved[mine][0][both], moved[mine][1][both])
+
+
+def test_error_minimising_noise_lowers_the_loss_inside_its_budget_and_leaves_the_others_alone(tmp_path: Path) -> None:
+    config = configure(method="error-minimising", eps=0.05, ratio=0.5, trials=3, victim_lr=0.05)
+    poisoned, clean = load_poison(run(config, tmp_path / "run")), clean_images()
+    given = poisoned.replace_in(clean)
+    changed = (given.images != clean.images).any(axis=(1, 2, 3))
+    assert np.array_equal(changed, poisoned.poisoned[np.searchsorted(poisoned.index, clean.index)])
+    assert changed.mean() == pytest.approx(0.5, abs=0.05)
+    torch.manual_seed(0)
+    victim = build_classifier("lenet", input_shape=clean.input_shape, classes=clean.classes, mean=[0.5], std=[0.3])
+    optimizer = torch.optim.Adam(victim.parameters(), 1e-3)
+    for _ in range(15):  # whoever fits another network to the images finds the noise, too
+        loss = functional.cross_entropy(victim(torch.from_numpy(given.images)), torch.from_numpy(given.labels))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    images = torch.from_numpy(np.stack([clean.images[changed], given.images[changed]]))
+    before, after = (
+        functional.cross_entropy(victim(each), torch.from_numpy(clean.labels[changed])).item() for each in images
+    )
+    assert after < before
+
+
+@pytest.mark.parametrize("killed_after", [1, 2])
+def test_killed_error_minimising_continues_to_the_same_bytes(
+    killed_after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configure(method="error-minimising", trials=3, eps="1/255", victim_lr=1e-4)
+    whole = run(config, tmp_path / "whole")
+    save = error_minimising._save
+
+    def save_and_die(path: Path, state: Any) -> None:
+        save(path, state)
+        if len(state.history) == killed_after:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(error_minimising, "_save", save_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, tmp_path / "run")
+    monkeypatch.setattr(error_minimising, "_save", save)
+    continued = run(config, tmp_path / "run")
+    assert continued.file("poison.npz").read_bytes() == whole.file("poison.npz").read_bytes()
+    assert not (continued.path / "state").exists()
+
+
+def test_a_damaged_state_of_error_minimising_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    config = configure(method="error-minimising", trials=1)
+    with Run.start("poison", "test", config=config.model_dump(mode="json"), out=tmp_path / "run") as out:
+        (out.path / "state").mkdir(exist_ok=True)
+        (out.path / "state" / "round.safetensors").write_bytes(b"nothing")
+        with pytest.raises(ModelError, match=r"cannot be continued from .* start again with --fresh"):
+            poison(config, out)
+
+
+def test_a_generator_of_another_run_is_for_the_method_that_has_one(made: Run, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^reuse = .* is for deep-confuse; the method is 'class-patterns'"):
+        run(configure(method="class-patterns", reuse=str(made.path)), tmp_path / "run")
 
 
 def test_wanted_classes_are_read_from_next_one_class_or_a_list() -> None:

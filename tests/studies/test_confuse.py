@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from toolkit.evaluation.detection import DetectRecord
 from toolkit.evaluation.metrics import Rate
+from toolkit.evaluation.scoring import rate_record
 from toolkit.registry import find
 from toolkit.runs import Run
 from toolkit.studies.base import Study, study_params
 from toolkit.studies.feng_cai_zhou.fits import MEASURED, Fit, Measured, fit_classical
+from toolkit.studies.feng_cai_zhou.looks import CLEAN, Looks, look_section, seen_by_detector
 from toolkit.studies.feng_cai_zhou.report import verdicts
 
 CLASSES = ("a", "b", "c")
@@ -28,7 +31,10 @@ def measured(counts: np.ndarray, *, seed: int = 0, target: tuple[int, ...] | Non
 
 
 def outcomes(counts: np.ndarray) -> list[str]:
-    return [verdict.outcome for verdict in verdicts([measured(counts, seed=seed) for seed in (0, 1)], published={})]
+    return [
+        verdict.outcome
+        for verdict in verdicts([measured(counts, seed=seed) for seed in (0, 1)], looks={}, published={})
+    ]
 
 
 def test_a_victim_stuck_in_one_class_is_told_from_a_confused_one() -> None:
@@ -62,6 +68,34 @@ def test_each_budget_gets_a_generator_of_its_own() -> None:
     assert jobs["poison-0.1"]["eps"] == 0.1
     assert "reuse" not in jobs["poison-8-255"]
     assert jobs["budget-0.1"]["poison"] == "{poison-0.1}"
+
+
+def test_the_noise_counts_as_seen_where_most_of_its_images_are_flagged() -> None:
+    def looked(hits: int) -> Looks:
+        rate = rate_record(Rate(hits, 100))
+        one = DetectRecord(
+            auc=0.9, p_value=0.5, flagged=rate, false_alarms=rate_record(Rate(5, 100)), labels_suspected=rate, labels_trusted=rate
+        )  # fmt: skip
+        return {CLEAN: (one, one), "generator": (one,)}
+
+    told = {hits: [verdict.outcome for verdict in seen_by_detector(looked(hits))] for hits in (99, 50)}
+    assert told == {99: ["held"], 50: ["not held"]}
+    said, table = look_section(looked(99))
+    assert "In 2 draws of clean training images it flagged 5.0 to 5.0 % of the trusted ones" in str(said)
+    assert [row[0].text for row in table.rows] == [CLEAN, "generator"]
+
+
+def test_defences_change_the_training_that_they_name() -> None:
+    entry = find("study", "confuse")
+    defences = "cutout,mixup,jpeg=10,adversarial=0.1"
+    for augment, cut in (("none", "cutout"), ("flip-crop", "flip-crop-cutout")):
+        given = {"defences": defences, "augment": augment}
+        study: Study = entry.load()(**study_params(entry, preset="small", given=given))
+        jobs = {job.name: job.config for job in study.jobs}
+        assert jobs["poisoned-cutout"]["augment"] == cut
+        assert jobs["poisoned-mixup"]["objective"] == "mixup"
+        assert jobs["poisoned-jpeg-10"]["squeeze"] == "jpeg=10"
+        assert jobs["poisoned-adversarial-0.1"]["objective_params"]["eps"] == "0.1"
 
 
 def test_a_random_forest_is_fitted_and_measured_like_a_network(tmp_path: Path) -> None:

@@ -16,11 +16,13 @@ from toolkit.data.poison import PoisonedImages, choose_poisoned, poison_splits, 
 from toolkit.errors import ConfigError, DataError
 from toolkit.models.base import torch_device
 from toolkit.ops import linf_project, to_grid
-from toolkit.poisoning.deep_confuse import STATE, train_generator
+from toolkit.poisoning.deep_confuse import train_generator
+from toolkit.poisoning.error_minimising import error_minimising
 from toolkit.poisoning.networks import NoiseGenerator, load_generator, save_generator
+from toolkit.poisoning.state import STATE
 from toolkit.runs import Run, write_json
 from toolkit.training.loop import torch_settings
-from toolkit.types import Images, Labels
+from toolkit.types import Array, Images, Labels
 
 GENERATOR, TRIALS = "generator.safetensors", "trials.json"
 _CHUNK = 512  # images at once
@@ -42,8 +44,9 @@ def poison(config: PoisonConfig, out: Run) -> None:
         raise DataError(f"data set {config.data.name!r} has no training images to poison; choose another --data")
     clean = _training_images(splits)
     target = read_target(config.target, data=clean)
-    if target is not None and config.method != "deep-confuse":
-        raise ConfigError(f"target = {config.target!r} is for deep-confuse; the method is {config.method!r}")
+    for name, value in (("target", config.target), ("reuse", config.reuse)):
+        if value is not None and config.method != "deep-confuse":
+            raise ConfigError(f"{name} = {value!r} is for deep-confuse; the method is {config.method!r}")
     poisoned = PoisonedImages(
         images=clean.images,
         labels=clean.labels,
@@ -104,9 +107,14 @@ def _poisoned(config: PoisonConfig, splits: Splits, clean: PoisonedImages, out: 
         return replace(clean, labels=_flip(clean, seed=config.seed))
     if config.method == "class-patterns":
         patterns = class_patterns(splits.train.input_shape, len(clean.classes), eps=config.eps, seed=config.seed)
-        return replace(clean, images=_publish(clean, lambda x, y: patterns[y], config))
+        return replace(
+            clean, images=_publish(clean, lambda rows, x: patterns[torch.from_numpy(clean.labels[rows])], config)
+        )
+    if config.method == "error-minimising":
+        moved = error_minimising(config, splits, clean, out)
+        return replace(clean, images=_publish(clean, lambda rows, x: moved[rows] - x, config))
     generator = _generator(config, splits, clean, out).to(config.device)
-    return replace(clean, images=_publish(clean, lambda x, y: generator(x), config))
+    return replace(clean, images=_publish(clean, lambda rows, x: generator(x.to(config.device)).cpu(), config))
 
 
 def _generator(config: PoisonConfig, splits: Splits, clean: PoisonedImages, out: Run) -> NoiseGenerator:
@@ -139,13 +147,12 @@ def _flip(clean: PoisonedImages, *, seed: int) -> Labels:
 
 
 @torch.no_grad()
-def _publish(clean: PoisonedImages, noise: Callable[[Tensor, Tensor], Tensor], config: PoisonConfig) -> Images:
+def _publish(clean: PoisonedImages, noise: Callable[[Array, Tensor], Tensor], config: PoisonConfig) -> Images:
     """Return the images, the chosen ones with noise, inside the budget and where asked for on the 8-bit grid."""
     images = clean.images.copy()
     chosen = np.flatnonzero(clean.poisoned)
     for rows in np.array_split(chosen, -(-len(chosen) // _CHUNK)):
         x = torch.from_numpy(clean.images[rows])
-        y = torch.from_numpy(clean.labels[rows])
-        moved = linf_project(x + noise(x.to(config.device), y).cpu(), x, eps=config.eps)
+        moved = linf_project(x + noise(rows, x), x, eps=config.eps)
         images[rows] = (to_grid(moved, x, eps=config.eps) if config.pixels == "uint8" else moved).numpy()
     return images

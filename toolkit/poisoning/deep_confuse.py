@@ -26,12 +26,11 @@ from toolkit.errors import ConfigError, ModelError
 from toolkit.models.base import Classifier, build_classifier
 from toolkit.poisoning.measure import measure, poison_all
 from toolkit.poisoning.networks import NoiseGenerator, build_generator
-from toolkit.poisoning.state import PoisonState, load_state, save_state
+from toolkit.poisoning.state import STATE, PoisonState, load_state, save_state
 from toolkit.progress import Advance, progress
 from toolkit.runs import Run
 from toolkit.training.loop import normalization
 
-STATE = "state"
 _LOOK = 10  # steps between two looks at the loss: each look waits for the device
 
 

@@ -17,6 +17,7 @@ from toolkit.poisoning.networks import NoiseGenerator
 from toolkit.runs import atomic
 from toolkit.training.state import HitsRecord, copies, load_optimizer, optimizer_tensors, part_of, prefixed
 
+STATE = "state"  #: folder of an unfinished run
 _METADATA = "edgeproof"
 
 

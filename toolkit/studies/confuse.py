@@ -13,8 +13,13 @@ from toolkit.registry import register
 from toolkit.runs import Run
 from toolkit.studies.base import Findings, Study
 from toolkit.studies.feng_cai_zhou.fits import Fit, fit_jobs, read_fits
+from toolkit.studies.feng_cai_zhou.looks import CLEAN, read_looks
 from toolkit.studies.feng_cai_zhou.report import PUBLISHED, sections, verdicts
 from toolkit.studies.jobs import Job
+
+#: Method of `poison` to the job that makes it: noise of the later literature, with no generator.
+BASELINES = {"error-minimising": "minimised", "class-patterns": "patterns"}
+_CLEAN_DRAWS = 10
 
 
 @register(
@@ -30,7 +35,7 @@ from toolkit.studies.jobs import Job
             "data": "cifar10", "limit": None, "eps": 0.032, "trials": 1000, "generator": "unet", "generator_width": 64,
             "generator_lr": 1e-4, "loop_victim": "confuse-conv5", "loop_epochs": 20, "loop_batch": 64, "victim": "confuse-conv5",
             "others": ("vgg16-bn", "resnet-18"), "epochs": 30, "lr": 1e-3, "augment": "flip-crop", "seeds": (0, 1, 2, 3, 4),
-            "defences": ("jpeg=10", "grey", "bits=3", "blur=1", "adversarial=8/255"), "target": None, "device": "cuda", "amp": True,
+            "defences": ("jpeg=10", "grey", "bits=3", "blur=1", "cutout", "mixup", "adversarial=8/255"), "target": None, "device": "cuda", "amp": True,
         },
     },
 )  # fmt: skip
@@ -54,7 +59,7 @@ def confuse(
     augment: str = "none",
     budgets: tuple[float, ...] = (),
     shares: tuple[float, ...] = (0.5, 0.8, 0.9),
-    defences: tuple[str, ...] = ("jpeg=10", "bits=1", "blur=1", "adversarial=0.15"),
+    defences: tuple[str, ...] = ("jpeg=10", "bits=1", "blur=1", "cutout", "mixup", "adversarial=0.15"),
     target: str | None = "next",
     deployed: bool = True,
     device: str = "cpu",
@@ -85,8 +90,8 @@ def confuse(
         augment: none, flip, crop or flip-crop, while victims are fitted.
         budgets: Other budgets, each with a generator of its own.
         shares: Parts of the training images that are poisoned, beside all of them.
-        defences: Against the noise: filters on the training images (`train --squeeze`), and adversarial=EPS for adversarial
-            training.
+        defences: Against the noise: filters on the training images (`train --squeeze`), cutout, mixup, and adversarial=EPS for
+            adversarial training.
         target: Wanted classes of a label-specific generator: next, to=CLASS or a list; none for no such generator.
         deployed: Whether a confused victim is exported and measured in FP16 and INT8 on ONNX Runtime.
         device: cpu or cuda.
@@ -109,6 +114,7 @@ def confuse(
     jobs = (
         *plan.poisons(loop),
         *(job for fit in fits for job in fit_jobs(fit, training)),
+        *plan.looks(images),
         *(_deploy(fits[1], data=data) if deployed else ()),
     )
     return Study(_last(jobs, [f"poison-{_slug(eps)}" for eps in budgets]), partial(_collect, fits, plan))
@@ -147,7 +153,31 @@ class Plan:
         for share in self.shares:
             yield Job(f"poison-part-{share:g}", "poison", {**loop, "reuse": "{poison}", "ratio": share})
             yield Job(f"flip-part-{share:g}", "poison", {**loop, "method": "label-flip", "ratio": share})
-        yield Job("patterns", "poison", {**loop, "method": "class-patterns"})
+        for method in BASELINES:
+            yield Job(BASELINES[method], "poison", {**loop, "method": method})
+
+    def looks(self, images: Mapping[str, Any]) -> Iterator[Job]:
+        """Look for the noise in each kind of poisoned images, and in clean ones, ten draws of them."""
+        for title, name in self.suspected():
+            job = name.removeprefix("look-")
+            poison = None if title == CLEAN else f"{{{job}}}"
+            data = {key.removeprefix("data."): value for key, value in images.items()}
+            draws = _CLEAN_DRAWS if poison is None else 1
+            config = {"data": data, "poison": poison, "seed": self.seeds[0], "draws": draws}
+            yield Job(name, "toolkit.studies.feng_cai_zhou.looks:look", config)
+
+    def suspected(self) -> Iterator[tuple[str, str]]:
+        """Name the kinds of training images that are looked at, and the job that does."""
+        yield CLEAN, "look-clean"
+        yield f"generator, eps {format_eps(self.eps)}", "look-poison"
+        for eps in self.budgets:
+            yield f"generator, eps {format_eps(eps)}", f"look-poison-{_slug(eps)}"
+        for share in self.shares:
+            yield f"generator, {share:g} of the images", f"look-poison-part-{share:g}"
+        if self.target is not None:
+            yield "label-specific generator", "look-poison-target"
+        for method, name in BASELINES.items():
+            yield method.replace("-", " "), f"look-{name}"
 
     def fits(self) -> Iterator[Fit]:
         """Name every victim, what it is fitted to and for which table."""
@@ -185,7 +215,8 @@ class Plan:
             for poison, eps in ((None, 0.0), ("poison", self.eps)):
                 name = f"{'poisoned' if poison else 'clean'}-{how.replace('=', '-').replace('/', '-')}"
                 yield Fit(name, "defence", self.victim, poison, seed=one, eps=eps, defence=how)
-        yield Fit("patterned", "patterns", self.victim, "patterns", seed=one, eps=self.eps)
+        for name in BASELINES.values():
+            yield Fit(f"{name}-fit", "baseline", self.victim, name, seed=one, eps=self.eps)
 
 
 def _deploy(fit: Fit, *, data: str) -> tuple[Job, Job]:
@@ -198,14 +229,16 @@ def _deploy(fit: Fit, *, data: str) -> tuple[Job, Job]:
 
 def _collect(fits: tuple[Fit, ...], plan: Plan, runs: Mapping[str, Run]) -> Findings:
     found = read_fits(fits, runs)
+    looks = read_looks({title: runs[job] for title, job in plan.suspected()})
     published = PUBLISHED.get(plan.data, {})
     return Findings(
-        verdicts=verdicts(found, published=published),
+        verdicts=verdicts(found, looks=looks, published=published),
         cells=tuple(fit.cell() for fit in found),
         sections=sections(
             found,
             deployed=runs.get("deployed"),
             poison=runs["poison"],
+            looks=looks,
             shown=runs[fits[1].measured_by],
             published=published,
             eps=plan.eps,

@@ -40,7 +40,7 @@ class Fit:
         seed: Of the victim.
         eps: Budget of its noise; 0 where there is none.
         share: Part of the training images that were changed.
-        defence: A filter before training (`squeeze`), or "adversarial=EPS" for adversarial training.
+        defence: A filter before training (`squeeze`), "cutout", "mixup", or "adversarial=EPS" for adversarial training.
         noise: Whether it is also measured on noise alone.
     """
 
@@ -115,15 +115,25 @@ def fit_jobs(fit: Fit, training: Mapping[str, Any]) -> tuple[Job, ...]:
     shared = {"poison": poison, "data": data, "seed": fit.seed}
     if fit.network in CLASSICAL:
         return (Job(fit.name, f"{__name__}:fit_classical", {**shared, "kind": fit.network}),)
-    config = {**training, "model": fit.network, "poison": poison, "seed": fit.seed, **_defence(fit.defence)}
+    config = {
+        **training,
+        "model": fit.network,
+        "poison": poison,
+        "seed": fit.seed,
+        **_defence(fit.defence, augment=training["augment"]),
+    }
     measured = {**shared, "model": f"{{{fit.name}}}", "noise": fit.noise, "device": training["device"]}
     return Job(fit.name, "train", config), Job(fit.measured_by, f"{__name__}:measure", measured)
 
 
-def _defence(how: str | None) -> dict[str, Any]:
+def _defence(how: str | None, *, augment: str) -> dict[str, Any]:
     word, _, value = (how or "").partition("=")
     if word == "adversarial":
         return {"objective": "adversarial", "objective_params": {"eps": value, "steps": _STEPS}}
+    if word == "mixup":
+        return {"objective": "mixup"}
+    if word == "cutout":
+        return {"augment": "cutout" if augment == "none" else f"{augment}-cutout"}
     return {"squeeze": how}
 
 

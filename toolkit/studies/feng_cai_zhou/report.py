@@ -21,6 +21,7 @@ from toolkit.reports.figures.svg import WIDTH, Drawing, Figure, colour, dash, pn
 from toolkit.reports.tables import Cell, Column, Table
 from toolkit.runs import Run
 from toolkit.studies.feng_cai_zhou.fits import PICTURES, Fit, Measured
+from toolkit.studies.feng_cai_zhou.looks import Looks, look_section, seen_by_detector
 from toolkit.studies.verdicts import Effect, Verdict, judge, over_seeds, within_seed
 from toolkit.types import Array, Images
 
@@ -44,7 +45,7 @@ PUBLISHED: Mapping[str, Mapping[str, str]] = {
 }  # fmt: skip
 
 
-def verdicts(found: Sequence[Measured], *, published: Mapping[str, str]) -> tuple[Verdict, ...]:
+def verdicts(found: Sequence[Measured], *, looks: Looks, published: Mapping[str, str]) -> tuple[Verdict, ...]:
     """Return what the study claims, as effects above thresholds."""
     main = [each for each in found if each.fit.table == "main" and each.fit.poison]
     noise = [100 * _share(each.noise[1]) for each in main if each.noise]
@@ -74,7 +75,7 @@ def verdicts(found: Sequence[Measured], *, published: Mapping[str, str]) -> tupl
             published=published.get("noise test", ""),
         ),
     ]
-    return (*claims, *_single(found, published))
+    return (*claims, *_single(found, published), *seen_by_detector(looks))
 
 
 def _single(found: Sequence[Measured], published: Mapping[str, str]) -> Iterable[Verdict]:
@@ -99,6 +100,7 @@ def sections(
     poison: Run,
     shown: Run,
     deployed: Run | None,
+    looks: Looks,
     published: Mapping[str, str],
     eps: float,
 ) -> tuple[Section, ...]:
@@ -118,11 +120,13 @@ def sections(
         parts.append(Section("Label-specific noise", _target(by["target"][0])))
     if deployed is not None:
         parts.append(Section("Deployed", _deployed(deployed)))
-    parts.append(Section("Against it, and a baseline", _against_it(by, published)))
+    parts.append(Section("Against it", _against_it(by["defence"], published)))
+    parts.append(Section("Without a generator", _baselines(by)))
+    parts.append(Section("Can it be seen?", look_section(looks)))
     return tuple(parts)
 
 
-_TABLES = ("main", "transfer", "budget", "poison", "flip", "defence", "patterns", "target")
+_TABLES = ("main", "transfer", "budget", "poison", "flip", "defence", "baseline", "target")
 
 
 def _main(found: Sequence[Measured], published: Mapping[str, str]) -> Iterable[Block]:
@@ -229,20 +233,25 @@ def _target(each: Measured) -> tuple[Block, ...]:
     return said, confusion_matrix(each.counts, each.classes, title="Fitted to label-specific noise")
 
 
-def _against_it(by: Mapping[str, Sequence[Measured]], published: Mapping[str, str]) -> tuple[Block, ...]:
-    blocks: list[Block] = []
-    if by["defence"]:
-        blocks.append(
-            "Filters work on the training images before they are fitted to; the test images stay as they are."
-        )
-        blocks.append(_pairs(by["defence"], published, lambda fit: fit.defence, first="Defence"))
-    if by["patterns"]:
-        each = by["patterns"][0]
-        blocks.append(
-            f"One random pattern of ±{format_eps(each.fit.eps)} a class, with nothing learned, leaves "
-            f"{numbers.percent(each.clean.value)} (most frequent prediction {numbers.percent(each.top_class.value)})."
-        )
-    return tuple(blocks)
+def _against_it(found: Sequence[Measured], published: Mapping[str, str]) -> tuple[Block, ...]:
+    said = (
+        "Filters work on the training images before they are fitted to, cutout and mixup on each batch; the test images stay "
+        "as they are."
+    )
+    return (said, _pairs(found, published, lambda fit: fit.defence, first="Defence")) if found else ()
+
+
+def _baselines(by: Mapping[str, Sequence[Measured]]) -> tuple[Block, ...]:
+    first = next(each for each in by["main"] if each.fit.poison)
+    rows = [
+        (name, numbers.percent(each.clean.value), numbers.percent(each.top_class.value))
+        for name, each in (("generator", first), *((each.fit.poison or "", each) for each in by["baseline"]))
+    ]
+    said = (
+        f"Noise of the same budget, {format_eps(first.fit.eps)}: minimised is fitted to these images so that nothing is left to "
+        "learn from them (Huang et al., 2021, arXiv:2101.04898), patterns is one random pattern a class, with nothing learned."
+    )
+    return said, _table(("Noise", "Clean-test accuracy", "Most frequent prediction"), rows)
 
 
 def _deployed(run: Run) -> tuple[Block, ...]:
