@@ -333,8 +333,10 @@ class EvalConfig(Strict):
     costs: str | None = Field(
         None, description="what mistakes cost: CSV, JSON or npy, a row a true class, a column a predicted one"
     )
-    protect: str | None = Field(None, description="instead: a class whose mistakes cost more than 1, by name or number")
-    cost: float | None = Field(None, ge=0, description="what they cost (default: 10)")
+    protect: tuple[str, ...] | None = Field(
+        None, description="instead: a class whose mistakes cost more than 1, by name or number; repeatable"
+    )
+    cost: float | None = Field(None, gt=0, description="what they cost (default: 10)")
     side: Literal["miss", "false-alarm", "both"] | None = Field(
         None, description="miss: it is taken for another; false-alarm: another is taken for it (default: both)"
     )
@@ -342,6 +344,8 @@ class EvalConfig(Strict):
         None, description="[ENGINE:]clean_cost or robust_cost[[SET]][@CLASS]=VALUE, expected cost at most"
     )
     gallery: int = Field(8, ge=0, description="adversaries shown in the report")
+
+    _split = field_validator("protect", mode="before")(split_at_commas)
 
 
 class BenchConfig(Strict):

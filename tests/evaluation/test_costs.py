@@ -18,12 +18,21 @@ COSTS = np.array([[0.0, 1, 2], [4, 0, 8], [16, 32, 0]])
 
 
 def test_each_side_of_a_protected_class_is_dear_and_being_right_is_free() -> None:
-    miss = protected_costs(1, cost=10, side="miss", num_classes=3)
-    alarm = protected_costs(1, cost=10, side="false-alarm", num_classes=3)
-    both = protected_costs(1, cost=10, side="both", num_classes=3)
+    miss = protected_costs([1], cost=10, side="miss", num_classes=3)
+    alarm = protected_costs([1], cost=10, side="false-alarm", num_classes=3)
+    both = protected_costs([1], cost=10, side="both", num_classes=3)
     assert miss.tolist() == [[0, 1, 1], [10, 0, 10], [1, 1, 0]]
     assert alarm.tolist() == miss.T.tolist()
     assert both.tolist() == np.maximum(miss, alarm).tolist()
+
+
+def test_several_classes_are_protected_together() -> None:
+    miss = protected_costs([0, 2], cost=5, side="miss", num_classes=3)
+    assert miss.tolist() == [[0, 5, 5], [1, 0, 1], [5, 5, 0]]
+    chosen = choose_costs(file=None, protect=["cat", "0"], cost=5, side="miss", classes=CLASSES)
+    assert chosen is not None
+    assert chosen.source == "protect cat, ant, cost 5, side miss"
+    assert [list(row) for row in chosen.matrix] == miss.tolist()
 
 
 def test_the_expected_cost_is_that_counted_by_hand() -> None:
@@ -100,7 +109,7 @@ def test_costs_that_cannot_be_meant_are_refused_in_one_line(
 ) -> None:
     path = write(tmp_path / name, content)
     with pytest.raises(ConfigError, match=message) as raised:
-        choose_costs(file=str(path), protect=None, cost=None, side=None, classes=CLASSES)
+        choose_costs(file=str(path), protect=(), cost=None, side=None, classes=CLASSES)
     assert "\n" not in str(raised.value)
 
 
@@ -110,25 +119,25 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
 
 
 def test_what_was_asked_for_is_said_in_the_record() -> None:
-    named = choose_costs(file=None, protect="bee", cost=None, side=None, classes=CLASSES)
-    numbered = choose_costs(file=None, protect="1", cost=10, side="both", classes=CLASSES)
+    named = choose_costs(file=None, protect=["bee"], cost=None, side=None, classes=CLASSES)
+    numbered = choose_costs(file=None, protect=["1"], cost=10, side="both", classes=CLASSES)
     assert named == numbered
     assert named is not None
     assert named.source == "protect bee, cost 10, side both"
-    assert choose_costs(file=None, protect=None, cost=None, side=None, classes=CLASSES) is None
+    assert choose_costs(file=None, protect=(), cost=None, side=None, classes=CLASSES) is None
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"file": "c.csv", "protect": "bee"}, "both say what mistakes cost"),
+        ({"file": "c.csv", "protect": ["bee"]}, "both say what mistakes cost"),
         ({"cost": 5.0}, "belong to a protected class"),
-        ({"protect": "be"}, r"protect: unknown class 'be' \(did you mean 'bee'\?\); known: ant, bee, cat"),
-        ({"protect": "bee", "cost": -1.0}, "costs -1; expected a finite number from 0 on"),
+        ({"protect": ["bee", "be"]}, r"protect: unknown class 'be' \(did you mean 'bee'\?\); known: ant, bee, cat"),
+        ({"protect": ["bee"], "cost": -1.0}, "costs -1; expected a finite number from 0 on"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(given: dict[str, Any], message: str) -> None:
-    nothing: dict[str, Any] = {"file": None, "protect": None, "cost": None, "side": None}
+    nothing: dict[str, Any] = {"file": None, "protect": (), "cost": None, "side": None}
     with pytest.raises(ConfigError, match=message):
         choose_costs(**{**nothing, **given}, classes=CLASSES)
 

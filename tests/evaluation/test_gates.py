@@ -178,7 +178,7 @@ def test_every_metric_can_be_gated(metric: str) -> None:
 
 def cost_outcome(*texts: str) -> tuple[GateRecord, ...]:
     """Missing a bee costs 10, every other mistake 1; images are ant, bee, cat in turn and the first ones are right."""
-    costs = protected_costs(1, cost=10, side="miss", num_classes=4)
+    costs = protected_costs([1], cost=10, side="miss", num_classes=4)
     return judge(bound(*parse_gates((), (), texts)), cells(RIGHT, costs=costs), reference="ort-fp32")
 
 

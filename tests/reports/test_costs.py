@@ -21,7 +21,7 @@ from toolkit.reports.wording import measured, required
 @pytest.fixture(scope="module")
 def priced(run: EvalRun) -> EvalRun:
     """Every second image of every set is a cat taken for a dog, which costs 10."""
-    costs = choose_costs(file=None, protect="cat", cost=10, side="miss", classes=run.results.classes)
+    costs = choose_costs(file=None, protect=["cat"], cost=10, side="miss", classes=run.results.classes)
     assert costs is not None
     labels = np.arange(200) % 2
     record = cost_record(np.ones(200, np.int64), labels, np.array(costs.matrix))

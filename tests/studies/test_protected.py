@@ -90,7 +90,7 @@ def test_accuracy_weighs_every_class_the_same_and_cost_and_alarms_are_those_coun
     assert alarmed.expected_cost == pytest.approx(10 * 0.25 / 3)
     lost = dataclasses.replace(each, confusion=each.confusion - np.diag([5, 0, 0]))
     assert lost.expected_cost == pytest.approx((10 * 0.25 + 10 * 0.25) / 3)
-    assert protected_costs(0, cost=10, side="both", num_classes=3).max() == 10
+    assert protected_costs([0], cost=10, side="both", num_classes=3).max() == 10
 
 
 def test_with_one_seed_a_gain_is_paired_over_the_images() -> None:

@@ -28,13 +28,13 @@ DEFAULT_COST = 10.0
 
 
 def choose_costs(
-    *, file: str | None, protect: str | None, cost: float | None, side: Side | None, classes: Sequence[str]
+    *, file: str | None, protect: Sequence[str], cost: float | None, side: Side | None, classes: Sequence[str]
 ) -> CostsRecord | None:
     """Return the costs that were asked for, or None when none were.
 
     Args:
         file: CSV, JSON or npy with a row a true class and a column a predicted one.
-        protect: A class whose mistakes cost more than 1, by name or number.
+        protect: Classes whose mistakes cost more than 1, by name or number.
         cost: What they cost (default: 10).
         side: "miss": the class is taken for another; "false-alarm": another is taken for it; "both" (default).
         classes: The class names.
@@ -43,30 +43,32 @@ def choose_costs(
         ConfigError: For a file together with a protected class, `cost` or `side` without one, an unknown class, or costs
             that `check_costs` refuses.
     """
-    if file is not None and protect is not None:
-        raise ConfigError(f"costs = {file!r} and protect = {protect!r} both say what mistakes cost; give one of them")
-    if protect is None:
+    if file is not None and protect:
+        raise ConfigError(
+            f"costs = {file!r} and protect = {', '.join(protect)!r} both say what mistakes cost; give one of them"
+        )
+    if not protect:
         if cost is not None or side is not None:
             raise ConfigError("cost and side belong to a protected class; name it with protect (8, or its name)")
         return None if file is None else _record(read_costs(Path(file), classes=classes), source=file, classes=classes)
-    label = class_index(protect, classes, context="protect: ")
+    labels = [class_index(name, classes, context="protect: ") for name in protect]
     price, half = DEFAULT_COST if cost is None else cost, side or "both"
-    source = f"protect {classes[label]}, cost {price:g}, side {half}"
+    source = f"protect {', '.join(classes[label] for label in labels)}, cost {price:g}, side {half}"
     return _record(
-        protected_costs(label, cost=price, side=half, num_classes=len(classes)), source=source, classes=classes
+        protected_costs(labels, cost=price, side=half, num_classes=len(classes)), source=source, classes=classes
     )
 
 
-def protected_costs(label: int, *, cost: float, side: Side, num_classes: int) -> Array:
-    """Return (K, K) float64: 1 for every mistake, `cost` for those of class `label`, 0 for being right.
+def protected_costs(labels: Sequence[int], *, cost: float, side: Side, num_classes: int) -> Array:
+    """Return (K, K) float64: 1 for every mistake, `cost` for those of the classes `labels`, 0 for being right.
 
-    With `side="both"` this is the transpose of the matrix of Shen et al., and thus the same matrix.
+    With `side="both"` and one class this is the transpose of the matrix of Shen et al., and thus the same matrix.
     """
     costs = np.ones((num_classes, num_classes))
     if side in ("miss", "both"):
-        costs[label, :] = cost
+        costs[list(labels), :] = cost
     if side in ("false-alarm", "both"):
-        costs[:, label] = cost
+        costs[:, list(labels)] = cost
     np.fill_diagonal(costs, 0.0)
     return costs
 

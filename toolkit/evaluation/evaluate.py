@@ -99,7 +99,9 @@ def _reference(asked: str | None, names: Sequence[str]) -> str:
 
 def _costs(config: EvalConfig, classes: Sequence[str]) -> CostsRecord | None:
     """Return what mistakes cost; limits on it are refused where nothing says so."""
-    costs = choose_costs(file=config.costs, protect=config.protect, cost=config.cost, side=config.side, classes=classes)
+    costs = choose_costs(
+        file=config.costs, protect=config.protect or (), cost=config.cost, side=config.side, classes=classes
+    )
     if config.max_cost and costs is None:
         raise ConfigError(f"--max-cost {config.max_cost[0]!r} needs costs: give --costs FILE or --protect CLASS")
     return costs

@@ -70,7 +70,7 @@ class Score:
     @property
     def expected_cost(self) -> float:
         """Cost of an image under the published matrix (both sides), every class weighing the same."""
-        costs = protected_costs(self.label, cost=self.cost, side="both", num_classes=len(self.totals))
+        costs = protected_costs((self.label,), cost=self.cost, side="both", num_classes=len(self.totals))
         missing = (self.totals - self.confusion.sum(1)) * costs.max(1)
         return float((((self.confusion * costs).sum(1) + missing) / self.totals).mean())
 

@@ -18,7 +18,7 @@ from toolkit.training.objectives.base import Task, build_objective
 from toolkit.training.objectives.min_max import min_max_penalty
 from toolkit.training.objectives.trades import divergence_from
 
-DEAR = torch.tensor(protected_costs(1, cost=10, side="miss", num_classes=3))
+DEAR = torch.tensor(protected_costs([1], cost=10, side="miss", num_classes=3))
 
 
 def value(name: str, model: Classifier | None = None, **params: object) -> float:
@@ -87,7 +87,7 @@ def test_the_adversaries_climb_the_same_sum_that_is_minimised() -> None:
 
 
 def _matrix(cost: float) -> Tensor:
-    return torch.tensor(protected_costs(1, cost=cost, side="both", num_classes=3), dtype=torch.float32)
+    return torch.tensor(protected_costs([1], cost=cost, side="both", num_classes=3), dtype=torch.float32)
 
 
 def convs(model: Classifier) -> list[Tensor]:

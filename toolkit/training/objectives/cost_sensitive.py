@@ -25,7 +25,7 @@ def cost_sensitive(
     task: Task,
     *,
     eps: float,
-    protect: str | None = None,
+    protect: tuple[str, ...] = (),
     cost: float | None = None,
     side: Side | None = None,
     costs: str | None = None,
@@ -45,7 +45,7 @@ def cost_sensitive(
     Args:
         task: What is trained on.
         eps: L-infinity budget in pixel units; the paper's 0.3 is in normalised units, 0.092 on MNIST.
-        protect: Class whose mistakes cost more than 1, by name or number.
+        protect: Classes whose mistakes cost more than 1, by name or number.
         cost: What they cost (default: 10).
         side: "miss": the class is taken for another; "false-alarm": another is taken for it; "both" (default).
         costs: A file with the costs instead: CSV, JSON or npy, a row a true class, a column a predicted one.
@@ -98,7 +98,9 @@ def with_cost(costs: Tensor, *, weight: float) -> Loss:
     return lambda logits, y: cross_entropy(logits, y) + weight * cost(logits, y)
 
 
-def task_costs(task: Task, *, protect: str | None, cost: float | None, side: Side | None, costs: str | None) -> Tensor:
+def task_costs(
+    task: Task, *, protect: tuple[str, ...], cost: float | None, side: Side | None, costs: str | None
+) -> Tensor:
     """Return the costs (K, K) that an objective was asked for, as `choose_costs` reads them.
 
     Raises:

@@ -24,7 +24,7 @@ Scope: TypeAlias = Literal["layer", "filter"]
 def min_max(
     task: Task,
     *,
-    protect: str | None = None,
+    protect: tuple[str, ...] = (),
     cost: float | None = None,
     side: Side | None = None,
     costs: str | None = None,
@@ -42,7 +42,7 @@ def min_max(
 
     Args:
         task: What is trained on.
-        protect: Class whose mistakes cost more than 1, by name or number.
+        protect: Classes whose mistakes cost more than 1, by name or number.
         cost: What they cost (default: 10).
         side: "miss": the class is taken for another; "false-alarm": another is taken for it; "both" (default).
         costs: A file with the costs instead: CSV, JSON or npy, a row a true class, a column a predicted one.
