@@ -190,3 +190,8 @@ def test_building_needs_neither_torch_nor_onnx() -> None:
         "sys.exit(', '.join({'torch', 'onnx', 'onnxruntime', 'tensorrt', 'openvino'} & set(sys.modules)) or 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_perturbation_of_a_class_needs_perturbations(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--prefix-class is for a perturbation; add --prefix RUN"):
+        build(write_linear(tmp_path / "net.onnx", WEIGHTS), tmp_path / "out", target="onnx", prefix_class=1)

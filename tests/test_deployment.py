@@ -259,3 +259,8 @@ def test_an_export_that_cannot_be_made_is_an_error_of_the_model(trained: Path, t
 def test_only_a_train_run_can_be_exported(exported: Run, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="is the run of a 'export' stage; expected one of 'train'"):
         export(exported.path, tmp_path / "out")
+
+
+def test_training_for_int8_without_int8_is_refused(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="int8 is not among the precisions; add it or leave qat out"):
+        export(trained, tmp_path / "out", precisions=("fp32",), qat={"epochs": 1})

@@ -41,6 +41,8 @@ def build_graphs(config: BuildConfig, out: Run) -> None:
     odd = [name for name in _TENSORRT_ONLY if getattr(config, name) is not None]
     if odd and config.target != "tensorrt":
         raise ConfigError(f"--{odd[0].replace('_', '-')} is for plans; add --target tensorrt or leave it out")
+    if config.prefix_class is not None and config.prefix is None:
+        raise ConfigError("--prefix-class is for a perturbation; add --prefix RUN or leave it out")
     graphs = [graph for graph in _graphs(Path(config.source)) if _fits(graph, config)]
     with progress("build", len(graphs)) as advance:
         for graph in graphs:

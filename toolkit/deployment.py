@@ -119,6 +119,8 @@ def export_model(config: ExportConfig, out: Run) -> None:
     """
     require("onnxscript", extra="train", purpose="export a checkpoint")
     require("onnxruntime", extra="cpu", purpose="check exported graphs")
+    if config.qat and "int8" not in config.precisions:
+        raise ConfigError("qat fine-tunes INT8 graphs, and int8 is not among the precisions; add it or leave qat out")
     source = Run.open(config.model, kind="train")
     checkpoint = source.file(CHECKPOINT)
     splits = load_splits(data_of(source))
