@@ -14,6 +14,7 @@ from toolkit.registry import find
 from toolkit.runs import Run
 from toolkit.studies.base import Study, study_params
 from toolkit.studies.protected_jobs import ROWS, choose_images
+from toolkit.studies.protected_published import PUBLISHED, published_sections
 from toolkit.studies.protected_report import _signs
 from toolkit.studies.protected_scores import Score, Scores, all_classes, protected_class
 
@@ -125,3 +126,13 @@ def test_an_attack_that_should_not_be_stronger_than_pgd_is_a_sign() -> None:
         {("a", 0, 0): ("eps-sweep",)},
     )
     assert list(_signs(odd, "a")) == ["Square leaves 76.7, PGD 86.7", "eps-sweep (1 of 1)"]
+
+
+@pytest.mark.parametrize("data", PUBLISHED)
+def test_published_numbers_stand_in_rows_that_are_trained_here(data: str) -> None:
+    printed = PUBLISHED[data]
+    assert set(printed.rows) <= set(ROWS)
+    assert {len(numbers) for numbers in printed.rows.values()} == {len(printed.columns)}
+    (section,) = published_sections(data)
+    assert str(section.blocks[0]).startswith(printed.about[:20])
+    assert published_sections("digits") == ()

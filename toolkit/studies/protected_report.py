@@ -12,6 +12,7 @@ from toolkit.reports.tables import Cell, Column, Table
 from toolkit.runs import Run
 from toolkit.studies.base import Findings
 from toolkit.studies.protected_jobs import INT8, TRANSFER, Protocol
+from toolkit.studies.protected_published import published_sections
 from toolkit.studies.protected_scores import (
     FP32,
     INT8_ENGINE,
@@ -41,6 +42,7 @@ def find(runs: Mapping[str, Run], *, protocol: Protocol) -> Findings:
         sections=(
             _about(scores, protocol, shapes),
             Section("Accuracy under attack", (_ACCURACY, _accuracies(scores, protocol))),
+            *published_sections(protocol.data),
             Section("Deployed forms", (_DEPLOYED, _deployed(scores, protocol))),
             Section("What mistakes cost", (_COSTS, _costs(scores, protocol))),
             Section("Signs of masked gradients", (_MASKING, _masking(scores, protocol))),
