@@ -61,6 +61,8 @@ def confuse(
     shares: tuple[float, ...] = (0.5, 0.8, 0.9),
     defences: tuple[str, ...] = ("jpeg=10", "bits=1", "blur=1", "cutout", "mixup", "adversarial=0.15"),
     target: str | None = "next",
+    target_trials: int | None = None,
+    target_lr: float | None = None,
     deployed: bool = True,
     device: str = "cpu",
     amp: bool = False,
@@ -93,6 +95,8 @@ def confuse(
         defences: Against the noise: filters on the training images (`train --squeeze`), cutout, mixup, and adversarial=EPS for
             adversarial training.
         target: Wanted classes of a label-specific generator: next, to=CLASS or a list; none for no such generator.
+        target_trials: Victims that it learns from; none for as many as `trials`.
+        target_lr: Adam's learning rate for it; none for `generator_lr`.
         deployed: Whether a confused victim is exported and measured in FP16 and INT8 on ONNX Runtime.
         device: cpu or cuda.
         amp: Autocast to bfloat16.
@@ -110,9 +114,10 @@ def confuse(
         "batch_size": 64, "augment": augment, "device": device, "amp": amp,
     }  # fmt: skip
     plan = Plan(data, seeds, eps, victim, others, budgets, shares, defences, target)
+    aimed = {"target": target, "trials": target_trials or trials, "generator_lr": target_lr or generator_lr}
     fits = tuple(plan.fits())
     jobs = (
-        *plan.poisons(loop),
+        *plan.poisons(loop, {**loop, **aimed}),
         *(job for fit in fits for job in fit_jobs(fit, training)),
         *plan.looks(images),
         *(_deploy(fits[1], data=data) if deployed else ()),
@@ -143,13 +148,13 @@ class Plan:
     defences: tuple[str, ...]
     target: str | None
 
-    def poisons(self, loop: Mapping[str, Any]) -> Iterator[Job]:
+    def poisons(self, loop: Mapping[str, Any], aimed: Mapping[str, Any]) -> Iterator[Job]:
         """Make the poisoned training sets: first what trains a generator, then what applies one."""
         yield Job("poison", "poison", loop)
         for eps in self.budgets:
             yield Job(f"poison-{_slug(eps)}", "poison", {**loop, "eps": eps})
         if self.target is not None:
-            yield Job("poison-target", "poison", {**loop, "target": self.target})
+            yield Job("poison-target", "poison", aimed)
         for share in self.shares:
             yield Job(f"poison-part-{share:g}", "poison", {**loop, "reuse": "{poison}", "ratio": share})
             yield Job(f"flip-part-{share:g}", "poison", {**loop, "method": "label-flip", "ratio": share})
