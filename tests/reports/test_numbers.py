@@ -27,6 +27,8 @@ def test_a_relative_difference_is_in_percent_already_and_has_a_true_minus_sign()
 
 def test_minus_zero_has_no_sign() -> None:
     assert numbers.points(-0.04) == "0.0"
+    assert numbers.plain(-0.0375) == "−0.037"
+    assert numbers.plain(None) == "undefined"
 
 
 def test_an_interval_is_shown_in_percent_and_is_empty_when_there_is_none() -> None:

@@ -48,6 +48,11 @@ def points(value: float | None) -> str:
     return _defined(value, lambda number: _decimal(number, 1))
 
 
+def plain(value: float | None) -> str:
+    """Write what has no unit, with a true minus sign."""
+    return _defined(value, lambda number: _decimal(number, 3))
+
+
 def drop(value: float | None) -> str:
     """Write a difference of fractions in points, as `2.0 points`."""
     return _defined(value, lambda number: f"{_decimal(100 * number, 1)} points")

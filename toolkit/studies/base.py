@@ -193,7 +193,14 @@ def command_line(entry: Entry, params: Mapping[str, Any]) -> str:
 
 
 def _amount(effect: Effect) -> str:
-    return f"{numbers.points(effect.value)} {effect.unit}" if effect.value is not None else numbers.UNDEFINED
+    if effect.value is None:
+        return numbers.UNDEFINED
+    return f"{_number(effect.value, effect)} {effect.unit}".rstrip()
+
+
+def _number(value: float, effect: Effect) -> str:
+    """Write percentages and points with one decimal, and what has no unit with three."""
+    return numbers.points(value) if effect.unit else numbers.plain(value)
 
 
 def _method(effect: Effect) -> str:
@@ -204,4 +211,4 @@ def _method(effect: Effect) -> str:
 def _interval(effect: Effect) -> str:
     if effect.low is None or effect.high is None:
         return ""
-    return f"{numbers.points(effect.low)} to {numbers.points(effect.high)}"
+    return f"{_number(effect.low, effect)} to {_number(effect.high, effect)}"
