@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from toolkit.config import format_eps
-from toolkit.errors import ConfigError
+from toolkit.errors import ConfigError, nearest
 from toolkit.registry import register
 from toolkit.runs import Run
 from toolkit.studies.base import Findings, Study
@@ -60,6 +60,7 @@ def confuse(
     budgets: tuple[float, ...] = (),
     shares: tuple[float, ...] = (0.5, 0.8, 0.9),
     defences: tuple[str, ...] = ("jpeg=10", "bits=1", "blur=1", "cutout", "mixup", "adversarial=0.15"),
+    baselines: tuple[str, ...] = ("error-minimising", "class-patterns"),
     target: str | None = "next",
     target_trials: int | None = None,
     target_lr: float | None = None,
@@ -94,6 +95,7 @@ def confuse(
         shares: Parts of the training images that are poisoned, beside all of them.
         defences: Against the noise: filters on the training images (`train --squeeze`), cutout, mixup, and adversarial=EPS for
             adversarial training.
+        baselines: Noise of the later literature, beside it: error-minimising and class-patterns.
         target: Wanted classes of a label-specific generator: next, to=CLASS or a list; none for no such generator.
         target_trials: Victims that it learns from; none for as many as `trials`.
         target_lr: Adam's learning rate for it; none for `generator_lr`.
@@ -103,6 +105,11 @@ def confuse(
     """
     if not seeds:
         raise ConfigError("seeds is empty; expected one or more, such as 0,1,2")
+    for method in baselines:
+        if method not in BASELINES:
+            raise ConfigError(
+                f"baselines: unknown {method!r}{nearest(method, BASELINES)}; known: {', '.join(BASELINES)}"
+            )
     images = {"data.name": data, **({"data.limit_train": limit} if limit else {})}
     loop = {
         **images, "eps": eps, "trials": trials, "generator": generator, "generator_width": generator_width, "seed": seeds[0],
@@ -113,7 +120,7 @@ def confuse(
         **images, "epochs": epochs, "lr": lr, "optimizer": "adam", "weight_decay": 0.0, "schedule": "constant",
         "batch_size": 64, "augment": augment, "device": device, "amp": amp,
     }  # fmt: skip
-    plan = Plan(data, seeds, eps, victim, others, budgets, shares, defences, target)
+    plan = Plan(data, seeds, eps, victim, others, budgets, shares, defences, baselines, target)
     aimed = {"target": target, "trials": target_trials or trials, "generator_lr": target_lr or generator_lr}
     fits = tuple(plan.fits())
     jobs = (
@@ -146,6 +153,7 @@ class Plan:
     budgets: tuple[float, ...]
     shares: tuple[float, ...]
     defences: tuple[str, ...]
+    baselines: tuple[str, ...]
     target: str | None
 
     def poisons(self, loop: Mapping[str, Any], aimed: Mapping[str, Any]) -> Iterator[Job]:
@@ -158,7 +166,7 @@ class Plan:
         for share in self.shares:
             yield Job(f"poison-part-{share:g}", "poison", {**loop, "reuse": "{poison}", "ratio": share})
             yield Job(f"flip-part-{share:g}", "poison", {**loop, "method": "label-flip", "ratio": share})
-        for method in BASELINES:
+        for method in self.baselines:
             yield Job(BASELINES[method], "poison", {**loop, "method": method})
 
     def looks(self, images: Mapping[str, Any]) -> Iterator[Job]:
@@ -181,8 +189,8 @@ class Plan:
             yield f"generator, {share:g} of the images", f"look-poison-part-{share:g}"
         if self.target is not None:
             yield "label-specific generator", "look-poison-target"
-        for method, name in BASELINES.items():
-            yield method.replace("-", " "), f"look-{name}"
+        for method in self.baselines:
+            yield method.replace("-", " "), f"look-{BASELINES[method]}"
 
     def fits(self) -> Iterator[Fit]:
         """Name every victim, what it is fitted to and for which table."""
@@ -220,7 +228,7 @@ class Plan:
             for poison, eps in ((None, 0.0), ("poison", self.eps)):
                 name = f"{'poisoned' if poison else 'clean'}-{how.replace('=', '-').replace('/', '-')}"
                 yield Fit(name, "defence", self.victim, poison, seed=one, eps=eps, defence=how)
-        for name in BASELINES.values():
+        for name in (BASELINES[method] for method in self.baselines):
             yield Fit(f"{name}-fit", "baseline", self.victim, name, seed=one, eps=self.eps)
 
 

@@ -121,7 +121,8 @@ def sections(
     if deployed is not None:
         parts.append(Section("Deployed", _deployed(deployed)))
     parts.append(Section("Against it", _against_it(by["defence"], published)))
-    parts.append(Section("Without a generator", _baselines(by)))
+    if by["baseline"]:
+        parts.append(Section("Without a generator", _baselines(by)))
     parts.append(Section("Can it be seen?", look_section(looks)))
     return tuple(parts)
 
