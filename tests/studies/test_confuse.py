@@ -15,7 +15,7 @@ from toolkit.registry import find
 from toolkit.runs import Run
 from toolkit.studies.base import Study, study_params
 from toolkit.studies.feng_cai_zhou.fits import MEASURED, Fit, Measured, fit_classical
-from toolkit.studies.feng_cai_zhou.looks import CLEAN, Looks, look_section, seen_by_detector
+from toolkit.studies.feng_cai_zhou.looks import CLEAN, Looks, look_cells, look_section, seen_by_detector
 from toolkit.studies.feng_cai_zhou.report import verdicts
 
 CLASSES = ("a", "b", "c")
@@ -83,6 +83,7 @@ def test_the_noise_counts_as_seen_where_most_of_its_images_are_flagged() -> None
     said, table = look_section(looked(99))
     assert "In 2 draws of clean training images it flagged 5.0 to 5.0 % of the trusted ones" in str(said)
     assert [row[0].text for row in table.rows] == [CLEAN, "generator"]
+    assert [cell["images"] for cell in look_cells(looked(99))] == [CLEAN, CLEAN, "generator"]
 
 
 def test_defences_change_the_training_that_they_name() -> None:

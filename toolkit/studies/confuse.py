@@ -13,7 +13,7 @@ from toolkit.registry import register
 from toolkit.runs import Run
 from toolkit.studies.base import Findings, Study
 from toolkit.studies.feng_cai_zhou.fits import Fit, fit_jobs, read_fits
-from toolkit.studies.feng_cai_zhou.looks import CLEAN, read_looks
+from toolkit.studies.feng_cai_zhou.looks import CLEAN, look_cells, read_looks
 from toolkit.studies.feng_cai_zhou.report import PUBLISHED, sections, verdicts
 from toolkit.studies.jobs import Job
 
@@ -246,7 +246,7 @@ def _collect(fits: tuple[Fit, ...], plan: Plan, runs: Mapping[str, Run]) -> Find
     published = PUBLISHED.get(plan.data, {})
     return Findings(
         verdicts=verdicts(found, looks=looks, published=published),
-        cells=tuple(fit.cell() for fit in found),
+        cells=(*(fit.cell() for fit in found), *look_cells(looks)),
         sections=sections(
             found,
             deployed=runs.get("deployed"),

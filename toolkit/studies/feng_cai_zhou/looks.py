@@ -39,6 +39,13 @@ def read_looks(runs: Mapping[str, Run]) -> dict[str, tuple[DetectRecord, ...]]:
     return {title: read_record(run.file(_FILE), LookRecord).draws for title, run in runs.items()}
 
 
+def look_cells(looks: Looks) -> Iterable[dict[str, Any]]:
+    """Return each draw as a JSON object."""
+    for name, draws in looks.items():
+        for draw in draws:
+            yield {"table": "detector", "images": name, **draw.model_dump(mode="json")}
+
+
 def seen_by_detector(looks: Looks) -> Iterable[Verdict]:
     """Judge whether the study's own noise can be seen."""
     for name in list(looks)[1:2]:
