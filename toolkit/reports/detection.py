@@ -10,12 +10,13 @@ from toolkit.reports import numbers
 from toolkit.reports.tables import Cell, Column, Table
 
 _TITLES = ("Told from clean ones (AUC)", "p", "Flagged", "False alarms", "Class told by residual", "Clean ones' class")
+_SHORT = ("AUC", "p", "Flagged", "False alarms", "Class told", "of clean ones")
 
 
 def detection_table(found: Mapping[str, DetectRecord]) -> Table:
     """Return what a linear model finds in each set of images, by name."""
     rows = tuple((Cell(name), *_cells(each)) for name, each in found.items())
-    return Table(columns=(Column("Images", numeric=False), *map(Column, _TITLES)), rows=rows)
+    return Table(columns=(Column("Images", numeric=False), *map(Column, _SHORT)), rows=rows)
 
 
 def detection_list(found: DetectRecord) -> Table:

@@ -30,6 +30,8 @@ _TITLES: Mapping[str, str] = {
     "cw": "C&W", INT8: "PGD on INT8", TRANSFER: "PGD from normal",
 }  # fmt: skip
 _TOLERANCE = 2.0  # points by which an attack must be stronger before it counts as a sign
+#: Columns of the tables of accuracies, as many as fit beside each other.
+_PARTS = (("clean", "fgsm", "pgd", "temperature", "square"), (TRANSFER, "deepfool", "cw"))
 _ENGINES = {FP32: "FP32", "ort-fp16": "FP16", INT8_ENGINE: "INT8 (trt)", "ort-int8-cpu": "INT8 (cpu)"}
 
 
@@ -41,7 +43,7 @@ def find(runs: Mapping[str, Run], *, protocol: Protocol) -> Findings:
         cells=(*(score.record() for score in scores.found), *shapes.records()),
         sections=(
             _about(scores, protocol, shapes),
-            Section("Accuracy under attack", (_ACCURACY, _accuracies(scores, protocol))),
+            Section("Accuracy under attack", (_ACCURACY, *(_accuracies(scores, protocol, part) for part in _PARTS))),
             *published_sections(protocol.data),
             Section("Deployed forms", (_DEPLOYED, _deployed(scores, protocol))),
             Section("What mistakes cost", (_COSTS, _costs(scores, protocol))),
@@ -52,11 +54,11 @@ def find(runs: Mapping[str, Run], *, protocol: Protocol) -> Findings:
 
 
 _ACCURACY = (
-    "Per cent of all classes / of the protected class, FP32. Each attack is white-box on the row's own network, but for the last column, "
-    "whose images were made on the row `normal`. A mean over all classes weighs every class the same."
+    "Per cent of all classes / of the protected class, FP32. Each attack is white-box on the row's own network, but for PGD from normal, "
+    "whose images were made on the row of that name; DeepFool and C&W are held to the L2 budget, all others to L-infinity. A mean over all classes weighs every class the same."
 )
 _DEPLOYED = (
-    "The same, of the exported graphs. PGD's images were made on the row's FP32 network, those of `PGD on INT8` on its own INT8 graph "
+    "The same, of the exported graphs. PGD's images were made on the row's FP32 network, those of PGD on INT8 on its own INT8 graph "
     "(trt) with straight-through gradients."
 )
 _COSTS = (
@@ -117,8 +119,8 @@ def _about(scores: Scores, protocol: Protocol, shapes: Shapes) -> Section:
     return Section("What was done", (text,))
 
 
-def _accuracies(scores: Scores, protocol: Protocol) -> Table:
-    columns = [column for column in protocol.columns() if column in _TITLES and column != INT8]
+def _accuracies(scores: Scores, protocol: Protocol, part: tuple[str, ...]) -> Table:
+    columns = [column for column in part if column in protocol.columns()]
     rows = tuple((Cell(row), *(_both(scores, row, column) for column in columns)) for row in protocol.rows)
     return Table(columns=(Column("Training", numeric=False), *(Column(_TITLES[each]) for each in columns)), rows=rows)
 

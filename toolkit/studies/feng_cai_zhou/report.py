@@ -90,7 +90,7 @@ def _single(found: Sequence[Measured], published: Mapping[str, str]) -> Iterable
             yield judge(claim, _wilson(each.wanted), threshold=50, published=published.get("wanted", ""))
         if each.fit.defence == "jpeg=10" and each.fit.poison:
             claim = "JPEG at quality 10 before training brings a victim back over 50 %."
-            note = published.get("poisoned jpeg=10", "16 to 82 % on CIFAR-10 (Liu et al., 2023)")
+            note = published.get("poisoned jpeg=10", "82 (CIFAR-10)")
             yield judge(claim, _wilson(each.clean), threshold=50, published=note)
 
 
