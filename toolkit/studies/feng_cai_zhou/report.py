@@ -242,16 +242,20 @@ def _against_it(found: Sequence[Measured], published: Mapping[str, str]) -> tupl
     return (said, _pairs(found, published, lambda fit: fit.defence, first="Defence")) if found else ()
 
 
+_BASELINES = {
+    "minimised": "minimised is fitted to these images so that nothing is left to learn from them (Huang et al., 2021, arXiv:2101.04898)",
+    "patterns": "patterns is one random pattern a class, with nothing learned (Yu et al., 2022, arXiv:2111.00898)",
+}
+
+
 def _baselines(by: Mapping[str, Sequence[Measured]]) -> tuple[Block, ...]:
     first = next(each for each in by["main"] if each.fit.poison)
     rows = [
         (name, numbers.percent(each.clean.value), numbers.percent(each.top_class.value))
         for name, each in (("generator", first), *((each.fit.poison or "", each) for each in by["baseline"]))
     ]
-    said = (
-        f"Noise of the same budget, {format_eps(first.fit.eps)}: minimised is fitted to these images so that nothing is left to "
-        "learn from them (Huang et al., 2021, arXiv:2101.04898), patterns is one random pattern a class, with nothing learned."
-    )
+    about = [_BASELINES[each.fit.poison] for each in by["baseline"] if each.fit.poison in _BASELINES]
+    said = f"Noise of the same budget, {format_eps(first.fit.eps)}: {', '.join(about)}."
     return said, _table(("Noise", "Clean-test accuracy", "Most frequent prediction"), rows)
 
 
