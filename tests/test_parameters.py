@@ -24,6 +24,8 @@ from toolkit.registry import find
         ("7", str, "7"),
         ("truck, ship", tuple[str, ...], ("truck", "ship")),
         ([0, "1"], tuple[int, ...], (0, 1)),
+        (8, tuple[str, ...], ("8",)),
+        (0.5, tuple[float, ...], (0.5,)),
         ("", tuple[float, ...], ()),
     ],
 )

@@ -60,7 +60,9 @@ def parse_value(value: Any, annotation: Any, *, name: str) -> Any:
         near = nearest(str(value), map(str, choices))
         raise ConfigError(f"{name} = {value!r} is not known{near}; expected {', '.join(map(str, choices))}")
     if origin is tuple:
-        parts = [part.strip() for part in value.split(",") if value.strip()] if isinstance(value, str) else value
+        single = isinstance(value, (int, float)) and len(choices) > 1 and choices[-1] is Ellipsis
+        text = str(value) if single else value  # a command line's `protect=8` is a number by then
+        parts = [part.strip() for part in text.split(",") if text.strip()] if isinstance(text, str) else text
         fixed = None if choices[-1] is Ellipsis else len(choices)
         if not isinstance(parts, (list, tuple)) or (fixed and len(parts) != fixed):
             raise ConfigError(f"{name} = {value!r} is not accepted; expected {fixed or 'a list of'} values")

@@ -133,7 +133,9 @@ class Run:
         folder = Path(path)
         file = folder / MANIFEST
         if not folder.is_dir():
-            raise RunError(f"no run folder at {folder}; expected one that train, attack, export or eval has written")
+            raise RunError(
+                f"no run folder at {folder}; expected one that train, poison, attack, export or eval has written"
+            )
         if not file.is_file():
             raise RunError(f"{folder} has no {MANIFEST}: the run was not finished; repeat the command that began it")
         try:

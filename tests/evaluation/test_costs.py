@@ -29,7 +29,7 @@ def test_each_side_of_a_protected_class_is_dear_and_being_right_is_free() -> Non
 def test_several_classes_are_protected_together() -> None:
     miss = protected_costs([0, 2], cost=5, side="miss", num_classes=3)
     assert miss.tolist() == [[0, 5, 5], [1, 0, 1], [5, 5, 0]]
-    chosen = choose_costs(file=None, protect=["cat", "0"], cost=5, side="miss", classes=CLASSES)
+    chosen = choose_costs(file=None, protect=["cat", "0", "ant"], cost=5, side="miss", classes=CLASSES)
     assert chosen is not None
     assert chosen.source == "protect cat, ant, cost 5, side miss"
     assert [list(row) for row in chosen.matrix] == miss.tolist()

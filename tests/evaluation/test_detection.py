@@ -80,6 +80,20 @@ def test_clean_images_raise_as_many_alarms_as_were_asked_for() -> None:
     assert sum(p < 0.05 for p in areas) <= 4
 
 
+def test_other_class_sizes_are_not_taken_for_noise() -> None:
+    rng = np.random.default_rng(6)
+    patches = rng.uniform(-0.1, 0.1, (4, 1, 12, 12))  # what makes the classes, in clean images
+
+    def of(labels: np.ndarray, seed: int) -> LabelledImages:
+        plain = images(len(labels), seed=seed)
+        return noisy(replace(plain, labels=labels), patches[labels])
+
+    even, odd = np.arange(1200) % 4, np.repeat([0, 1, 2, 3], [900, 100, 100, 100])
+    seen = compare(of(odd, 1), of(even, 2), images=1200, false_alarms=0.05, seed=0)
+    assert 0.42 < seen.auc < 0.58
+    assert seen.flagged.total == seen.false_alarms.total == 300
+
+
 def test_half_of_the_images_with_noise_are_about_half_of_the_flagged_ones() -> None:
     clean = images(4000, seed=1)
     noise = (
@@ -91,9 +105,11 @@ def test_half_of_the_images_with_noise_are_about_half_of_the_flagged_ones() -> N
 
 
 def test_too_few_images_and_other_shapes_are_refused() -> None:
-    with pytest.raises(DataError, match=r"^toy/train: 39 images of 4 classes; expected 40 or more"):
+    with pytest.raises(
+        DataError, match=r"^toy/train has 39 images, of which 39 of 4 classes can be compared; expected 40 or more"
+    ):
         found(images(39, seed=1))
-    with pytest.raises(DataError, match=r"400 images of 1 classes"):
+    with pytest.raises(DataError, match=r"400 images, of which 400 of 1 classes can be compared"):
         found(images(400, seed=1, classes=1))
     wide = replace(images(400, seed=1), images=np.zeros((400, 1, 12, 13), np.float32))
     with pytest.raises(DataError, match=r"suspected images are \(1, 12, 13\) and trusted ones \(1, 12, 12\)"):

@@ -255,6 +255,42 @@ def test_a_damaged_state_of_error_minimising_is_refused_with_what_to_do(tmp_path
             poison(config, out)
 
 
+def test_a_reused_generator_brings_its_wish_along_and_takes_no_other(tmp_path: Path) -> None:
+    wishing = run(configure(target="next", trials=1), tmp_path / "wishing")
+    again = load_poison(run(configure(reuse=str(wishing.path)), tmp_path / "again"))
+    assert again.target == load_poison(wishing).target == (1, 2, 3, 0)
+    with pytest.raises(ConfigError, match="a generator that is reused, which has its own; leave target out"):
+        run(configure(reuse=str(wishing.path), target="to=0"), tmp_path / "other")
+
+
+def test_a_generator_for_other_images_is_refused(made: Run, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    arrays = {
+        f"{name}_{part}": value
+        for part in ("train", "test")
+        for name, value in (("x", rng.random((80, 3, 16, 16), np.float32)), ("y", np.arange(80) % 4))
+    }
+    np.savez(tmp_path / "rgb.npz", **arrays)
+    config = configure(data__name=f"npz:{tmp_path / 'rgb.npz'}", reuse=str(made.path))
+    with pytest.raises(ConfigError, match=r"is for images of 1 channels and .* has 3"):
+        run(config, tmp_path / "run")
+
+
+def test_a_poison_that_could_change_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"eps = 0\.003 is less than one grey level"):
+        run(configure(method="class-patterns", eps=0.003), tmp_path / "grey")
+    with pytest.raises(ConfigError, match=r"ratio = 0\.001 of each class is no image of 256; raise it"):
+        run(configure(method="class-patterns", ratio=0.001), tmp_path / "none")
+
+
+def test_an_untrained_generator_that_is_kept_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("toolkit.poisoning.state.TrialRecord.score", property(lambda trial: -trial.trial))
+    run(configure(trials=1), tmp_path / "run")
+    assert "the untrained generator, which is kept; raise --trials" in capsys.readouterr().err
+
+
 def test_a_generator_of_another_run_is_for_the_method_that_has_one(made: Run, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^reuse = .* is for deep-confuse; the method is 'class-patterns'"):
         run(configure(method="class-patterns", reuse=str(made.path)), tmp_path / "run")

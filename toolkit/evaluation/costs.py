@@ -51,7 +51,7 @@ def choose_costs(
         if cost is not None or side is not None:
             raise ConfigError("cost and side belong to a protected class; name it with protect (8, or its name)")
         return None if file is None else _record(read_costs(Path(file), classes=classes), source=file, classes=classes)
-    labels = [class_index(name, classes, context="protect: ") for name in protect]
+    labels = list(dict.fromkeys(class_index(name, classes, context="protect: ") for name in protect))
     price, half = DEFAULT_COST if cost is None else cost, side or "both"
     source = f"protect {', '.join(classes[label] for label in labels)}, cost {price:g}, side {half}"
     return _record(

@@ -53,6 +53,11 @@ def detect_noise(config: DetectConfig) -> DetectRecord:
         UnavailableError: When scikit-learn is not installed.
     """
     splits = load_splits(config.data)
+    if not len(splits.train):
+        raise DataError(
+            f"data set {config.data.name!r} has no training images, and these are what is looked at; give folder:PATH with a "
+            "folder a class, or an npz with x_train and y_train"
+        )
     if config.poison is not None:
         splits = poison_splits(splits, load_poison(Run.open(config.poison, kind="poison")))
     trusted = splits.test if config.trusted is None else load_dataset(config.trusted).test
@@ -79,7 +84,8 @@ def compare(
         raise DataError(
             f"suspected images are {suspected.input_shape} and trusted ones {trusted.input_shape}; expected the same (C, H, W)"
         )
-    halves = [_halves(each, images=images, seed=seed) for each in (suspected, trusted)]
+    chosen = _choose(suspected, trusted, images=images, seed=seed)
+    halves = [_halves(each, seed=seed) for each in chosen]
     (fit_bad, held_bad), (fit_good, held_good) = [[residuals(half.images) for half in pair] for pair in halves]
     rows, kinds = np.concatenate([fit_good, fit_bad]), np.repeat([0, 1], [len(fit_good), len(fit_bad)])
     model = _model().fit(rows, kinds)
@@ -113,14 +119,32 @@ def residuals(images: Images) -> Array:
     return np.concatenate([rest, np.abs(rest)], axis=1)
 
 
-def _halves(data: LabelledImages, *, images: int, seed: int) -> tuple[LabelledImages, LabelledImages]:
-    """Return two halves of a stratified choice of images; every class with two images is in both."""
-    chosen = data.head(images, seed=seed)
-    if len(chosen) < _FEWEST or len(np.unique(chosen.labels)) < 2:
-        raise DataError(
-            f"{data.name}/{data.split}: {len(chosen)} images of {len(np.unique(chosen.labels))} classes; expected {_FEWEST} or "
-            "more of at least two classes to compare; raise --images, or give more of them"
-        )
+def _choose(
+    suspected: LabelledImages, trusted: LabelledImages, *, images: int, seed: int
+) -> tuple[LabelledImages, LabelledImages]:
+    """Return a stratified choice of each; as many of a class in both, so that other class sizes are not taken for noise."""
+    chosen = [each.head(images, seed=seed) for each in (suspected, trusted)]
+    if suspected.classes == trusted.classes:
+        counts = [np.bincount(each.labels, minlength=each.num_classes) for each in chosen]
+        chosen = [_first_of_each(each, np.minimum(*counts)) for each in chosen]
+    for each, whole in zip(chosen, (suspected, trusted), strict=True):
+        classes = len(np.unique(each.labels))
+        if len(each) < _FEWEST or classes < 2:
+            raise DataError(
+                f"{whole.name}/{whole.split} has {len(whole)} images, of which {len(each)} of {classes} classes can be compared; "
+                f"expected {_FEWEST} or more of two classes or more, as many of a class among the suspected as among the trusted; "
+                "give more images, or raise --images"
+            )
+    return chosen[0], chosen[1]
+
+
+def _first_of_each(data: LabelledImages, counts: Array) -> LabelledImages:
+    rows = [np.flatnonzero(data.labels == label)[:count] for label, count in enumerate(counts)]
+    return data.take(np.sort(np.concatenate(rows)))
+
+
+def _halves(chosen: LabelledImages, *, seed: int) -> tuple[LabelledImages, LabelledImages]:
+    """Return two halves of the images; every class with two images is in both."""
     order = np.random.default_rng([seed, 7]).permutation(len(chosen))
     order = order[np.argsort(chosen.labels[order], kind="stable")]
     return chosen.take(order[::2]), chosen.take(order[1::2])

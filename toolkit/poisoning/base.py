@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -12,7 +13,8 @@ from torch import Tensor
 from toolkit.config import PoisonConfig
 from toolkit.data.base import LabelledImages, Splits, load_splits
 from toolkit.data.imbalance import class_index
-from toolkit.data.poison import PoisonedImages, choose_poisoned, poison_splits, save_poison
+from toolkit.data.poison import ABOUT, PoisonedImages, choose_poisoned, poison_splits, save_poison
+from toolkit.data.records import PoisonAbout
 from toolkit.errors import ConfigError, DataError
 from toolkit.models.base import torch_device
 from toolkit.ops import linf_project, to_grid
@@ -20,6 +22,7 @@ from toolkit.poisoning.deep_confuse import train_generator
 from toolkit.poisoning.error_minimising import error_minimising
 from toolkit.poisoning.networks import NoiseGenerator, load_generator, save_generator
 from toolkit.poisoning.state import STATE
+from toolkit.reading import read_record
 from toolkit.runs import Run, write_json
 from toolkit.training.loop import torch_settings
 from toolkit.types import Array, Images, Labels
@@ -43,15 +46,15 @@ def poison(config: PoisonConfig, out: Run) -> None:
     if not len(splits.train):
         raise DataError(f"data set {config.data.name!r} has no training images to poison; choose another --data")
     clean = _training_images(splits)
-    target = read_target(config.target, data=clean)
-    for name, value in (("target", config.target), ("reuse", config.reuse)):
-        if value is not None and config.method != "deep-confuse":
-            raise ConfigError(f"{name} = {value!r} is for deep-confuse; the method is {config.method!r}")
+    _check(config)
+    target = (
+        read_target(config.target, data=clean) if config.reuse is None else _reused_target(config.reuse, data=clean)
+    )
     poisoned = PoisonedImages(
         images=clean.images,
         labels=clean.labels,
         index=clean.index,
-        poisoned=choose_poisoned(clean.labels, config.ratio, seed=config.seed),
+        poisoned=_chosen(clean.labels, config),
         data=clean.name,
         classes=clean.classes,
         eps=config.eps,
@@ -64,6 +67,37 @@ def poison(config: PoisonConfig, out: Run) -> None:
     poison_splits(splits, finished)
     save_poison(out, finished)
     out.finish(discard=(STATE,))
+
+
+def _check(config: PoisonConfig) -> None:
+    """Refuse what contradicts itself, before anything is trained."""
+    for name, value in (("target", config.target), ("reuse", config.reuse)):
+        if value is not None and config.method != "deep-confuse":
+            raise ConfigError(f"{name} = {value!r} is for deep-confuse; the method is {config.method!r}")
+    if config.reuse is not None and config.target is not None:
+        raise ConfigError(
+            f"target = {config.target!r} and a generator that is reused, which has its own; leave target out"
+        )
+    if config.pixels == "uint8" and config.eps < 1 / 255 and config.method != "label-flip":
+        raise ConfigError(
+            f"eps = {config.eps:g} is less than one grey level, so that no image could change; raise it to 1/255 or give "
+            "--pixels float"
+        )
+
+
+def _chosen(labels: Labels, config: PoisonConfig) -> Array:
+    chosen = choose_poisoned(labels, config.ratio, seed=config.seed)
+    if not chosen.any():
+        raise ConfigError(f"ratio = {config.ratio:g} of each class is no image of {len(labels)}; raise it")
+    return chosen
+
+
+def _reused_target(path: str, *, data: LabelledImages) -> tuple[int, ...] | None:
+    """Return the wanted classes of another run's generator."""
+    target = read_record(Run.open(path, kind="poison").file(ABOUT), PoisonAbout).target
+    if target is not None and len(target) != data.num_classes:
+        raise ConfigError(f"the generator of {path} wants {len(target)} classes and {data.name} has {data.num_classes}")
+    return target
 
 
 def read_target(text: str | None, *, data: LabelledImages) -> tuple[int, ...] | None:
@@ -121,10 +155,19 @@ def _generator(config: PoisonConfig, splits: Splits, clean: PoisonedImages, out:
     """Return the generator of another run, or train one; either way it becomes a file of this run."""
     if config.reuse is not None:
         generator = load_generator(Run.open(config.reuse, kind="poison").file(GENERATOR), eps=config.eps)
+        channels = splits.train.input_shape[0]
+        if generator.header.channels != channels:
+            raise ConfigError(
+                f"the generator of {config.reuse} is for images of {generator.header.channels} channels and {clean.data} has "
+                f"{channels}; poison without --reuse"
+            )
     else:
         state = train_generator(config, splits, out, target=clean.target)
         generator = state.frozen
         generator.load_state_dict(state.best)
+        if not state.best_trial.trial:
+            said = "no trial has led a victim astray more than the untrained generator, which is kept; raise --trials"
+            print(f"warning: {said}", file=sys.stderr)
         trials = [trial.model_dump() for trial in state.trials]
         write_json(out.path / TRIALS, {"kept_trial": state.best_trial.trial, "trials": trials})
     save_generator(out.path / GENERATOR, generator)

@@ -21,7 +21,9 @@ def detection_table(found: Mapping[str, DetectRecord]) -> Table:
 
 def detection_list(found: DetectRecord) -> Table:
     """Return the same of one set of images, a row a figure."""
-    rows = tuple((Cell(title), cell) for title, cell in zip(_TITLES, _cells(found), strict=True))
+    looked = f"{found.flagged.total} suspected, {found.false_alarms.total} trusted"
+    measured = zip(_TITLES, _cells(found), strict=True)
+    rows = ((Cell("Measured on"), Cell(looked)), *((Cell(title), cell) for title, cell in measured))
     return Table(columns=(Column("", numeric=False), Column("")), rows=rows)
 
 
