@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from toolkit.config_reading import build_config, parse_assignments, parse_number
+from toolkit.config_reading import build_config, parse_assignments, parse_number, split_at_commas
 from toolkit.errors import ConfigError
 from toolkit.types import GradientMode, Norm, Pixels
 
@@ -42,13 +42,6 @@ def format_eps(eps: float) -> str:
 
 
 Number = Annotated[float, BeforeValidator(parse_number)]
-
-
-def split_at_commas(value: Any) -> Any:
-    """Split `3,32,32`, alone or as the only item of a list, which is how the command line gives it."""
-    if isinstance(value, (tuple, list)) and len(value) == 1 and isinstance(value[0], str):
-        value = value[0]
-    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
 
 
 class Strict(BaseModel):
@@ -383,7 +376,7 @@ __all__ = [
     "BenchAttacksConfig",
     "BenchConfig",
     "BuildConfig",
-    "DataConfig",
+    "DataConfig", "DetectConfig",
     "EvalConfig",
     "ExportConfig",
     "FalsifyConfig",

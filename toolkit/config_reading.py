@@ -125,3 +125,10 @@ def _first_problem(kind: type[BaseModel], error: ValidationError) -> str:
         inner = fields[part].annotation if part in fields else None
         fields = inner.model_fields if isinstance(inner, type) and issubclass(inner, BaseModel) else {}
     return f"unknown key {name[:_SHOWN]!r}{nearest(where[-1], fields)}; known: {', '.join(fields)}"
+
+
+def split_at_commas(value: Any) -> Any:
+    """Split `3,32,32`, alone or as the only item of a list, which is how the command line gives it."""
+    if isinstance(value, (tuple, list)) and len(value) == 1 and isinstance(value[0], str):
+        value = value[0]
+    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
