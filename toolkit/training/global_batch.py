@@ -145,18 +145,18 @@ class _GlobalBatchNorm(_BatchNorm):
 @torch.no_grad()
 def _global_statistics(x: Tensor) -> tuple[float, Tensor, Tensor]:
     """Return over the rows of all processes the number, the mean and the (biased) variance of each channel's values."""
-    own = _precise(x).transpose(0, 1).flatten(1)
-    count = own.shape[1]
-    mean = own.mean(1) if count else own.new_zeros(len(own))
-    squares = (own - mean[:, None]).square().sum(1)
+    own = _precise(x)
+    channels = own.shape[1]
+    count = own.numel() // channels
+    mean, var = torch.batch_norm_update_stats(own, None, None, 0.0) if count else own.new_zeros(2, channels)
     # Means and squares around them, merged in float64 (Chan et al., 1979): no difference of large sums.
-    local = torch.cat([own.new_full((1,), count), mean, squares]).double()
+    local = torch.cat([own.new_full((1,), count), mean, var * count]).double()
     all_ = collect_rows(local[None], count=world_size())
     counts, means, around = all_[:, :1], *all_[:, 1:].chunk(2, dim=1)
     whole = counts.sum()
     center = (counts * means).sum(0) / whole
-    var = (around + counts * (means - center).square()).sum(0) / whole
-    return float(whole), center.to(own.dtype), var.to(own.dtype)
+    spread_ = (around + counts * (means - center).square()).sum(0) / whole
+    return float(whole), center.to(own.dtype), spread_.to(own.dtype)
 
 
 class _Normalize(torch.autograd.Function):
@@ -173,23 +173,30 @@ class _Normalize(torch.autograd.Function):
         count: float,
         eps: float,
     ) -> Tensor:
-        ctx.save_for_backward(x, weight, mean, (var + eps).rsqrt())
-        ctx.count = count
+        ctx.save_for_backward(x, weight, mean, var)
+        ctx.count, ctx.eps = count, eps
         return functional.batch_norm(x, mean, var, weight, bias, training=False, eps=eps)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, scale = ctx.saved_tensors
-        shape = (1, -1, *[1] * (x.dim() - 2))
-        around = [dim for dim in range(x.dim()) if dim != 1]
-        normal, grad = (_precise(x) - mean.view(shape)) * scale.view(shape), _precise(grad)
-        sums = torch.stack([grad.sum(around), (grad * normal).sum(around)])
-        means = total(sums.clone()) / ctx.count
-        by_x = (grad - means[0].view(shape) - normal * means[1].view(shape)) * scale.view(shape)
-        by_weight, by_bias = (None, None) if weight is None else (sums[1], sums[0])
-        if weight is not None:
-            by_x = by_x * weight.view(shape)
-        return by_x.to(x.dtype), by_weight, by_bias, None, None, None, None
+        x, weight, mean, var = ctx.saved_tensors
+        own, grad = _precise(x), _precise(grad)
+        by_x, by_weight, by_bias = grad, torch.zeros_like(mean), torch.zeros_like(mean)
+        if own.numel():  # the kernel divides by it
+            by_x, by_weight, by_bias = torch.ops.aten.native_batch_norm_backward(
+                grad, own, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
+            )  # as if the statistics were constants
+        means = total(torch.stack([by_bias, by_weight])) / ctx.count
+        scale = -(var + ctx.eps).rsqrt() * (1 if weight is None else weight)
+        through = functional.batch_norm(own, mean, var, scale * means[1], scale * means[0], training=False, eps=ctx.eps)
+        return (
+            through.add_(by_x).to(x.dtype),
+            *((None, None) if weight is None else (by_weight, by_bias)),
+            None,
+            None,
+            None,
+            None,
+        )
 
 
 def _precise(x: Tensor) -> Tensor:
