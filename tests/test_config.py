@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolkit.config import AttackConfig, TrainConfig, build_config, check_eps, format_eps, parse_number
+from toolkit.config import AttackConfig, ExportConfig, TrainConfig, build_config, check_eps, format_eps, parse_number
 from toolkit.errors import ConfigError
 
 
@@ -85,6 +85,11 @@ def test_a_manifest_repeats_its_run(tmp_path: Path) -> None:
 def test_what_is_wrong_with_a_setting_is_said(sets: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build_config(TrainConfig, sets=sets)
+
+
+def test_an_unknown_key_of_a_part_that_may_be_left_out_names_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"'qat.epoch' \(did you mean 'epochs'\?\); known: epochs"):
+        build_config(ExportConfig, sets=["qat.epoch=1"], options={"model": "m"})
 
 
 @pytest.mark.parametrize("text", ["{", "[1]"])

@@ -8,7 +8,7 @@ import reprlib
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -122,8 +122,10 @@ def _first_problem(kind: type[BaseModel], error: ValidationError) -> str:
         return f"{name} = {_shown(problem['input'])} is not accepted: {problem['msg'][:_SHOWN]}"
     fields = kind.model_fields
     for part in where[:-1]:
-        inner = fields[part].annotation if part in fields else None
-        fields = inner.model_fields if isinstance(inner, type) and issubclass(inner, BaseModel) else {}
+        annotation = fields[part].annotation if part in fields else None
+        kinds = (annotation, *get_args(annotation))  # `QatConfig | None` too
+        inner = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+        fields = inner.model_fields if inner else {}
     return f"unknown key {name[:_SHOWN]!r}{nearest(where[-1], fields)}; known: {', '.join(fields)}"
 
 

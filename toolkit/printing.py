@@ -13,7 +13,7 @@ import click
 
 from toolkit.errors import ToolkitError, one_line
 from toolkit.reading import read_record
-from toolkit.registry import Entry
+from toolkit.registry import CALLERS, REQUIRED, Entry
 from toolkit.runs import Run
 
 if TYPE_CHECKING:
@@ -121,7 +121,14 @@ def show_entries(known: Mapping[str, Entry], *, as_json: bool) -> None:
             {
                 "name": entry.name,
                 "summary": entry.summary,
-                "params": {param.name: repr(param.default) for param in entry.params if param.name != "draws"},
+                "params": {
+                    param.name: {
+                        "type": param.annotation,
+                        **({} if param.default is REQUIRED else {"default": param.default}),
+                    }
+                    for param in entry.params
+                    if param.name not in CALLERS.get(entry.kind, ())
+                },
                 **entry.options,
             }
             for entry in known.values()

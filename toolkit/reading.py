@@ -23,6 +23,11 @@ def is_text(value: object) -> bool:
     return isinstance(value, str) and not _HALF.search(value)
 
 
+def read_index(text: str) -> int | None:
+    """Return the number that a text of at most nine digits is, else None: Python refuses to read thousands of them."""
+    return int(text) if text.isdecimal() and len(text) < 10 else None
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file.
 

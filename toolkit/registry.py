@@ -28,6 +28,12 @@ FOLDERS: Mapping[str, str] = {
     "study": "toolkit.studies",
 }
 
+#: Parameters of each kind that the toolkit sets itself.
+CALLERS: Mapping[str, tuple[str, ...]] = {
+    "attack": ("eps", "deployed", "stop", "journal", "draws", "trace"),
+    "objective": ("draws",),
+}
+
 
 class _Required:
     def __repr__(self) -> str:

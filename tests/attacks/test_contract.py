@@ -9,10 +9,10 @@ import torch
 
 from tests.oracles import draws, images, small_network
 from toolkit.attacks.base import AttackSpec, check_contract, distance, find_attack
-from toolkit.attacks.choice import CALLERS, choose_attack
+from toolkit.attacks.choice import choose_attack
 from toolkit.errors import AttackContractError, ConfigError
 from toolkit.ops import LEVELS, to_grid
-from toolkit.registry import entries
+from toolkit.registry import CALLERS, entries
 
 EPS = 8 / 255
 SPECS = [find_attack(name) for name in entries("attack")]
@@ -96,7 +96,8 @@ def test_attack_documents_every_parameter_and_orders_them_alike(spec: AttackSpec
     keywords = [name for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY]
     assert list(parameters)[:3] == ["model", "x", "y"]
     assert keywords[0] == "eps"
-    assert [name for name in keywords if name in CALLERS] == [name for name in CALLERS if name in keywords]
+    callers = CALLERS["attack"]
+    assert [name for name in keywords if name in callers] == [name for name in callers if name in keywords]
     for name in parameters:
         assert f"\n    {name}: " in inspect.cleandoc(spec.entry.help), name
 

@@ -131,7 +131,7 @@ def test_likely_labels_are_those_of_the_clean_image(attack) -> None:  # type: ig
         assert torch.equal(attack(model, x, Y, eps=EPS, label=label), attack(model, x, y, eps=EPS))
 
 
-@pytest.mark.parametrize("label", ["5", "-1", "likely"])
+@pytest.mark.parametrize("label", ["5", "-1", "likely", "0" * 5000])
 def test_a_label_that_is_no_class_is_refused(label: str) -> None:
     with pytest.raises(ConfigError, match="expected true, most-likely, least-likely or a class from 0 to 4"):
         fgsm(small_network(), images(), Y, eps=EPS, label=label)

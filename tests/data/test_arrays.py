@@ -103,7 +103,7 @@ def test_what_is_no_npz_is_one_clear_error(tmp_path: Path, content: bytes) -> No
     (tmp_path / "x.npz").write_bytes(content)
     with pytest.raises(DataError, match=r"x.npz cannot be read as an npz of plain arrays"):
         read_npz(tmp_path / "x.npz")
-    with pytest.raises(DataError, match=r"absent.npz cannot be read"):
+    with pytest.raises(DataError, match=r"absent.npz cannot be opened"):
         read_npz(tmp_path / "absent.npz")
 
 

@@ -97,3 +97,9 @@ def test_float_images_with_channels_last_are_refused(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_one_clear_error(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         load(tmp_path, **arrays)
+
+
+@pytest.mark.parametrize(("name", "reason"), [("nowhere.npz", "No such file"), ("", "Is a directory")])
+def test_a_file_that_is_not_there_is_not_called_damaged(tmp_path: Path, name: str, reason: str) -> None:
+    with pytest.raises(DataError, match=rf"cannot be opened \({reason}.*\); expected an npz of plain arrays"):
+        load_dataset(f"npz:{tmp_path / name}")

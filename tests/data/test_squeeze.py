@@ -42,9 +42,9 @@ def test_three_bits_are_eight_levels() -> None:
     assert np.unique(squeeze(COLOUR, how="bits=3").images).size == 8
 
 
-@pytest.mark.parametrize("how", ["jpeg", "jpeg=0", "bits=8", "grey=1", "blur=x"])
+@pytest.mark.parametrize("how", ["jpeg", "jpeg=0", "bits=8", "grey=1", "blur=x", f"jpeg={'1' * 5000}"])
 def test_a_value_out_of_range_is_refused(how: str) -> None:
-    with pytest.raises(ConfigError, match=f"squeeze = '{how}'; expected"):
+    with pytest.raises(ConfigError, match=f"squeeze = '{how[:20]}.*; expected"):
         squeeze(COLOUR, how=how)
 
 

@@ -134,6 +134,13 @@ def test_list_names_plug_ins_without_importing_them(run, kind: str) -> None:  # 
     assert isinstance(json.loads(done.out), list)
 
 
+def test_list_gives_the_parameters_with_their_types_and_defaults(run) -> None:  # type: ignore[no-untyped-def]
+    attacks = {entry["name"]: entry["params"] for entry in json.loads(run("list", "attacks", "--json").out)}
+    assert attacks["pgd-linf"]["steps"] == {"type": "int", "default": 20}
+    assert attacks["pgd-linf"]["step_size"]["default"] is None
+    assert not {"eps", "draws", "trace"} & attacks["square"].keys()  # the toolkit sets these
+
+
 def test_help_and_doctor_run(run) -> None:  # type: ignore[no-untyped-def]
     assert "eval" in run("--help").out
     assert "--fail-under" in run("eval", "--help").out

@@ -59,6 +59,12 @@ def test_classes_without_images_have_no_cost_and_no_images_no_mean() -> None:
     assert cost_record(empty, empty, COSTS).mean is None
 
 
+def test_an_expected_cost_is_at_most_the_dearest_mistake() -> None:
+    record = cost_record(np.array([1, 1, 1, 2]), np.array([2, 2, 2, 2]), COSTS)
+    assert record.mean == 24
+    assert record.high == COSTS.max() == 32
+
+
 def test_the_interval_of_a_mean_is_the_normal_one_and_absent_where_nothing_varies() -> None:
     stats = pytest.importorskip("scipy.stats")
     values = np.random.default_rng(0).choice([0.0, 1, 10], 200, p=[0.8, 0.15, 0.05])

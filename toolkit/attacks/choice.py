@@ -14,15 +14,13 @@ from toolkit.config import check_eps
 from toolkit.errors import ConfigError
 from toolkit.ops import LEVELS, l2_project, linf_project, to_grid, to_grid_inwards, universal_apply
 from toolkit.parameters import read_params
+from toolkit.registry import CALLERS
 from toolkit.types import Pixels
 
 if TYPE_CHECKING:
     from toolkit.attacks.fitting import Journal
     from toolkit.attacks.queries import QueryTrace
     from toolkit.types import LogitsFn
-
-#: Parameters that the caller of an attack sets and no user does.
-CALLERS = ("eps", "deployed", "stop", "journal", "draws", "trace")
 
 
 @dataclass(frozen=True)
@@ -154,4 +152,4 @@ def choose_attack(
         )
     if pixels == "uint8" and spec.norm == "linf" and eps * LEVELS < 1 - 1e-6:
         raise ConfigError(f"eps = {eps:g} is less than one 8-bit level, 1/255: no pixel could move; use pixels = float")
-    return Attack(spec, eps, read_params(spec.entry, params, skip=CALLERS), pixels, stop, deployed)
+    return Attack(spec, eps, read_params(spec.entry, params, skip=CALLERS["attack"]), pixels, stop, deployed)

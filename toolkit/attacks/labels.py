@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import ConfigError
+from toolkit.reading import read_index
 
 if TYPE_CHECKING:
     from toolkit.types import LogitsFn
@@ -33,8 +34,9 @@ def followed_class(model: LogitsFn, x: Tensor, y: Tensor, *, label: str) -> Tens
         logits = model(x)
     if label in NAMES:
         return logits.argmax(1) if label == "most-likely" else logits.argmin(1)
-    if not label.isdecimal() or int(label) >= logits.shape[1]:
+    number = read_index(label)
+    if number is None or number >= logits.shape[1]:
         raise ConfigError(
             f"label = {label!r} is not known; expected {', '.join(NAMES)} or a class from 0 to {logits.shape[1] - 1}"
         )
-    return torch.full_like(y, int(label))
+    return torch.full_like(y, number)

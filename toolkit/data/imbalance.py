@@ -12,9 +12,10 @@ import numpy as np
 
 from toolkit.data.base import LabelledImages
 from toolkit.errors import ConfigError, DataError, nearest
+from toolkit.reading import read_index
 from toolkit.types import Array
 
-_SPEC = re.compile(r"(under|over):(.+)=(\d+)|(long-tailed):(\d+(?:\.\d+)?)")
+_SPEC = re.compile(r"(under|over):(.+)=(\d{1,9})|(long-tailed):(\d{1,9}(?:\.\d{1,9})?)")
 
 
 def imbalanced(data: LabelledImages, spec: str, *, seed: int) -> LabelledImages:
@@ -39,9 +40,8 @@ def imbalanced(data: LabelledImages, spec: str, *, seed: int) -> LabelledImages:
     kind, target, count, tail, ratio = match.groups()
     if tail:
         return long_tailed(data, largest=int(_sizes(data).min()), ratio=float(ratio), seed=seed)
-    named = int(target) if target.isdecimal() and target not in data.classes else target
     sample = under_sample if kind == "under" else over_sample
-    return sample(data, target=named, count=int(count), seed=seed)
+    return sample(data, target=target, count=int(count), seed=seed)
 
 
 def class_index(data: LabelledImages, target: int | str) -> int:
@@ -52,8 +52,9 @@ def class_index(data: LabelledImages, target: int | str) -> int:
     """
     if target in data.classes:
         return data.classes.index(str(target))
-    if isinstance(target, int) and 0 <= target < data.num_classes:
-        return target
+    number = read_index(str(target))
+    if number is not None and number < data.num_classes:
+        return number
     near = nearest(str(target), data.classes)
     raise DataError(f"{data.name} has no class {target!r}{near}; it has: {', '.join(data.classes)}")
 

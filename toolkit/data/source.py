@@ -137,6 +137,8 @@ def parsing(what: str, *, kind: str) -> Iterator[None]:
         yield
     except ToolkitError:
         raise
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise DataError(f"{what} cannot be opened ({error.strerror}); expected {kind}") from error
     except Exception as error:  # zlib, zipfile, tarfile, NumPy, Arrow and Pillow raise a dozen unrelated types
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(

@@ -12,6 +12,7 @@ from PIL import Image, ImageFilter
 from toolkit.data.arrays import to_float
 from toolkit.data.base import LabelledImages
 from toolkit.errors import ConfigError, DataError, nearest
+from toolkit.reading import read_index
 from toolkit.types import Array, Images
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
@@ -35,14 +36,15 @@ def squeeze(data: LabelledImages, *, how: str) -> LabelledImages:
             f"squeeze = {how!r} is not known{nearest(word, _FILTERS)}; expected one such as jpeg=10 or grey"
         )
     filter_, low, high = _FILTERS[word]
-    if not (value.isdecimal() and low <= int(value) <= high) and (value or high):
+    strength = read_index(value)
+    if not (strength is not None and low <= strength <= high) and (value or high):
         raise ConfigError(f"squeeze = {how!r}; expected {f'{word}=K with K from {low} to {high}' if high else word}")
     channels = data.input_shape[0]
     if channels not in ((3,) if word == "grey" else (1, 3)):
         raise DataError(
             f"{data.name} has images of {channels} channels; {word} takes {'3' if word == 'grey' else '1 or 3'}"
         )
-    return replace(data, images=filter_(data.images, int(value or 0)))
+    return replace(data, images=filter_(data.images, strength or 0))
 
 
 def _grey(images: Images, _: int) -> Images:

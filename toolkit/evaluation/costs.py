@@ -17,7 +17,7 @@ from toolkit.data.arrays import read_npy
 from toolkit.errors import ConfigError, DataError, nearest
 from toolkit.evaluation import metrics
 from toolkit.evaluation.results import CostPairRecord, CostRecord, CostsRecord
-from toolkit.reading import read_json
+from toolkit.reading import read_index, read_json
 from toolkit.types import Array, Labels
 
 Side: TypeAlias = Literal["miss", "false-alarm", "both"]
@@ -132,8 +132,9 @@ def class_index(name: str, classes: Sequence[str], *, context: str = "") -> int:
     """
     if name in classes:
         return list(classes).index(name)
-    if name.isdecimal() and len(name) < 10 and int(name) < len(classes):
-        return int(name)
+    number = read_index(name)
+    if number is not None and number < len(classes):
+        return number
     raise ConfigError(f"{context}unknown class {name!r}{nearest(name, classes)}; known: {', '.join(classes)}")
 
 
@@ -144,7 +145,7 @@ def cost_record(predicted: Labels, labels: Labels, costs: Array) -> CostRecord:
     return CostRecord(
         mean=float(paid.mean()) if len(paid) else None,
         low=low,
-        high=high,
+        high=None if high is None else min(high, float(costs.max())),
         total=float(paid.sum()),
         count=len(paid),
         per_class=tuple(

@@ -22,7 +22,7 @@ from toolkit.poisoning.deep_confuse import train_generator
 from toolkit.poisoning.error_minimising import error_minimising
 from toolkit.poisoning.networks import NoiseGenerator, load_generator, save_generator
 from toolkit.poisoning.state import STATE
-from toolkit.reading import read_record
+from toolkit.reading import read_index, read_record
 from toolkit.runs import Run, write_json
 from toolkit.training.loop import torch_settings
 from toolkit.types import Array, Images, Labels
@@ -117,12 +117,12 @@ def read_target(text: str | None, *, data: LabelledImages) -> tuple[int, ...] | 
     if text == "next":
         return tuple((label + 1) % count for label in range(count))
     if text.startswith("to="):
-        name = text.removeprefix("to=")
-        return (class_index(data, int(name) if name.isdecimal() and name not in data.classes else name),) * count
-    words = [word.strip() for word in text.split(",")]
-    if len(words) != count or not all(word.isdecimal() and int(word) < count for word in words):
+        return (class_index(data, text.removeprefix("to=")),) * count
+    words = text.split(",")
+    numbers = [number for word in words if (number := read_index(word.strip())) is not None and number < count]
+    if len(words) != count or len(numbers) != count:
         raise ConfigError(f"target = {text!r}; expected next, to=CLASS or {count} class indices from 0 to {count - 1}")
-    return tuple(map(int, words))
+    return tuple(numbers)
 
 
 def _training_images(splits: Splits) -> LabelledImages:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from toolkit.attacks.base import Draws
 from toolkit.models.base import Classifier
 from toolkit.parameters import read_params
-from toolkit.registry import find
+from toolkit.registry import CALLERS, find
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def build_objective(name: str, params: Mapping[str, Any], *, task: Task) -> Obje
         ConfigError: For an unknown name or parameter, or a value that does not fit.
     """
     entry = find("objective", name)
-    values = read_params(entry, params, skip=("draws",))
+    values = read_params(entry, params, skip=CALLERS["objective"])
     if not entry.options.get("stateful"):
         return PlainObjective(entry.load(), values)
     objective: Objective = entry.load()(task, **values)
