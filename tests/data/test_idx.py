@@ -42,6 +42,7 @@ def test_the_four_official_files_are_read(
         (idx_bytes(pixels(2, (3, 3))) + b"x", "goes on after the 18 bytes"),
         (struct.pack(">4B3I", 0, 0, 8, 3, 2**31, 2**20, 2**20), "its header asks for 2361183241434822606848 bytes"),
         (struct.pack(">4B3I", 0, 0, 8, 3, 2**20, 2**11, 2), "ends after 0 of 4294967296 bytes"),
+        (struct.pack(">4B3I", 0, 0, 8, 3, 2**32 - 1, 2**32 - 1, 0), "cannot be read as an IDX file .cannot reshape"),
     ],
 )
 @pytest.mark.parametrize("packed", [True, False])

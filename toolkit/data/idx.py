@@ -102,7 +102,7 @@ def read_idx(path: Path, *, ndim: int) -> Array:
             )
         shape = [int(size) for size in np.frombuffer(header, ">u4", offset=4)]
         data = read_exactly(cast(BinaryIO, file), math.prod(shape), what=str(path))
-    return np.frombuffer(data, np.uint8).reshape(shape)
+        return np.frombuffer(data, np.uint8).reshape(shape)
 
 
 def _complete(folder: Path) -> bool:
