@@ -53,7 +53,7 @@ reliability: $(VENV)/.dev
 	$(RUN) -m tests.reliability.kills --kills 100
 	$(RUN) -m tests.reliability.full_disks
 
-# Every reader on damaged files, 100,000 each where one takes less than a millisecond.
+# Every reader on damaged files, 100,000 each: about two hours on one core.
 fuzz: $(VENV)/.dev
 	$(RUN) -m tests.fuzzing.long
 

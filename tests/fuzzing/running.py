@@ -44,7 +44,6 @@ class Reader:
         seeds: Makes whole files; it is given a folder that stays.
         read: Puts bytes where a user would have them, in that folder, and reads them.
         mutate: Damages a file in a way that knows its format.
-        inputs: Of the long run.
         needs: Packages without which it is left out.
     """
 
@@ -52,7 +51,6 @@ class Reader:
     seeds: Callable[[Path], Sequence[bytes]]
     read: Callable[[bytes, Path], object]
     mutate: Mutate = mutate_bytes
-    inputs: int = 100_000
     needs: tuple[str, ...] = ()
 
 

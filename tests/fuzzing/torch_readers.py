@@ -98,13 +98,13 @@ _ADVERSARIES = {"x_adv": np.zeros((3, 1, 2, 2), np.float32), "x": np.ones((3, 1,
 _WEIGHTS = {"conv.weight": np.zeros((2, 1, 3, 3), np.float32), "conv.bias": np.zeros(2, np.float32)}
 
 TORCH_READERS: tuple[Reader, ...] = (
-    Reader("checkpoint", _checkpoint_seeds, file_reader("m.safetensors", _load_classifier), mutate_safetensors, inputs=50_000, needs=("torch",)),
-    Reader("generator", _generator_seeds, file_reader("g.safetensors", _load_generator), mutate_safetensors, inputs=50_000, needs=("torch",)),
+    Reader("checkpoint", _checkpoint_seeds, file_reader("m.safetensors", _load_classifier), mutate_safetensors, needs=("torch",)),
+    Reader("generator", _generator_seeds, file_reader("g.safetensors", _load_generator), mutate_safetensors, needs=("torch",)),
     Reader("weights-safetensors", _checkpoint_seeds, file_reader("m.safetensors", _read_weights), mutate_safetensors, needs=("torch",)),
     Reader("weights-torch", _saved(**_WEIGHTS), file_reader("w.pt", _read_weights), inside_zip(mutate_bytes), needs=("torch",)),
     Reader("foreign-torch", _saved(**_ADVERSARIES), file_reader("a.pt", _foreign), inside_zip(mutate_bytes), needs=("torch",)),
-    Reader("onnx-import", onnx_seeds, file_reader("m.onnx", _import), mutate_protobuf, inputs=50_000, needs=("torch", "onnx")),
+    Reader("onnx-import", onnx_seeds, file_reader("m.onnx", _import), mutate_protobuf, needs=("torch", "onnx")),
     Reader("onnx-inspect", onnx_seeds, file_reader("m.onnx", _inspect), mutate_protobuf, needs=("onnx",)),
-    Reader("onnx-convert", onnx_seeds, file_reader("m.onnx", _convert), mutate_protobuf, inputs=20_000, needs=("onnx",)),
-    Reader("onnxruntime", onnx_seeds, file_reader("m.onnx", _run), mutate_protobuf, inputs=20_000, needs=("onnxruntime",)),
+    Reader("onnx-convert", onnx_seeds, file_reader("m.onnx", _convert), mutate_protobuf, needs=("onnx",)),
+    Reader("onnxruntime", onnx_seeds, file_reader("m.onnx", _run), mutate_protobuf, needs=("onnxruntime",)),
 )  # fmt: skip
