@@ -20,7 +20,7 @@ def convert_fp16(src: Path, dst: Path) -> None:
     """Write the FP16 twin of an FP32 graph. It keeps float32 inputs and outputs, so that engines need no other type.
 
     Raises:
-        ExportError: When a weight is beyond FP16's range (65504) or the graph is quantised.
+        ExportError: When a weight is beyond FP16's range (65504) or the graph is quantised or FP16 already.
     """
     from onnxconverter_common import float16
 
@@ -38,6 +38,8 @@ def _check(model: onnx.ModelProto, src: Path) -> None:
     wiring = Wiring(model.graph)
     if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
         raise ExportError(f"{src.name} is quantised; expected an FP32 graph")
+    if any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer):
+        raise ExportError(f"{src.name} has FP16 weights; expected an FP32 graph")
     limit = float(np.finfo(np.float16).max)
     for tensor in model.graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT and (array := wiring.constant(tensor.name)).size:

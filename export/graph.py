@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,18 @@ def load_graph(path: Path) -> onnx.ModelProto:
         raise ExportError(f"{path} cannot be read as an ONNX graph ({error}); export it again") from error
     if not model.graph.node:
         raise ExportError(f"{path} holds no ONNX graph; export it again")
+    if not has_text_names(model.graph):
+        raise ExportError(f"{path}: a name in the graph is no UTF-8 text; export it again")
     return model
+
+
+def has_text_names(graph: onnx.GraphProto) -> bool:
+    """Whether every name in a graph is text: protobuf gives bytes for what is no UTF-8."""
+    values = (*graph.input, *graph.output, *graph.value_info, *graph.initializer)
+    of_nodes = ((node.name, node.op_type, node.domain, *node.input, *node.output) for node in graph.node)
+    attributes = (attribute for node in graph.node for attribute in node.attribute)
+    names = chain((each.name for each in chain(values, attributes)), chain.from_iterable(of_nodes))
+    return all(isinstance(name, str) for name in names)
 
 
 def save_graph(model: onnx.ModelProto, path: Path) -> None:
@@ -42,8 +54,9 @@ def save_graph(model: onnx.ModelProto, path: Path) -> None:
     """
     try:
         onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(f"{path.name} is not a valid ONNX graph: {str(error).splitlines()[0]}") from error
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ExportError(f"{path.name} is not a valid ONNX graph: {reason}") from error
     onnx.save(model, str(path))
 
 

@@ -83,3 +83,8 @@ def test_a_quantised_graph_is_refused(resnet: Toy, tmp_path: Path) -> None:
     quantize_int8(resnet.graph, tmp_path / "q.onnx", calibration=[smooth_images(8)])
     with pytest.raises(ExportError, match=r"q\.onnx is quantised; expected an FP32 graph"):
         convert_fp16(tmp_path / "q.onnx", tmp_path / "half.onnx")
+
+
+def test_an_fp16_graph_is_refused(half: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"has FP16 weights; expected an FP32 graph"):
+        convert_fp16(half, tmp_path / "twice.onnx")

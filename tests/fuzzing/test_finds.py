@@ -264,6 +264,21 @@ def test_adversaries_that_are_no_numbers_of_the_file_are_refused(kind: str, tmp_
         load_foreign_set(tmp_path / "a.pt")  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "program", [b"\x80\x02J\0", b"\x80\x02K\x01Q.", b"\x80\x02}K", b"\x80\x02h\xff.", b"\x80\x02U\xff.", b""]
+)
+def test_weights_that_a_torch_file_does_not_spell_out_are_refused(program: bytes, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from toolkit.models.weights import read_weights
+
+    torch.save({"w": torch.zeros(1)}, tmp_path / "whole.pt")
+    with zipfile.ZipFile(tmp_path / "whole.pt") as whole, zipfile.ZipFile(tmp_path / "w.pt", "w") as damaged:
+        for name in whole.namelist():
+            damaged.writestr(name, program if name.endswith("data.pkl") else whole.read(name))
+    with pytest.raises(ModelError, match=r"w\.pt (cannot be read as a torch checkpoint|needs code)"):
+        read_weights(tmp_path / "w.pt")
+
+
 def test_a_torch_file_that_unpacks_to_more_than_memory_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

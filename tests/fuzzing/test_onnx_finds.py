@@ -193,3 +193,27 @@ def test_a_graph_to_be_attacked_has_classes_of_unicode_text(tmp_path: Path) -> N
     path = _with_metadata("classes", json.dumps(["a", "\ud800", "c"]), tmp_path)
     with pytest.raises(ModelError, match="names a class that is no Unicode text"):
         import_onnx(path, input_shape=(1, 4, 4))
+
+
+def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("torch")
+    from export.graph import ExportError, load_graph
+    from toolkit.evaluation.weights import read_weights
+    from toolkit.models.imported import import_onnx
+
+    path = write_linear(tmp_path / "m.onnx", np.zeros((16, 3), np.float32))
+    path.write_bytes(path.read_bytes().replace(b"images", b"im\xffges"))
+    for read in (import_onnx, read_weights, load_graph):
+        with pytest.raises((ModelError, ExportError), match="a name in the graph is no UTF-8 text"):
+            read(path)
+
+
+def test_a_graph_with_an_element_type_that_there_is_not_is_not_written(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    from export.graph import ExportError, load_graph, save_graph
+
+    model = load_graph(write_linear(tmp_path / "m.onnx", np.zeros((16, 3), np.float32)))
+    model.graph.initializer.append(onnx.TensorProto(name="odd", data_type=32768, dims=[1]))
+    with pytest.raises(ExportError, match="is not a valid ONNX graph"):
+        save_graph(model, tmp_path / "n.onnx")

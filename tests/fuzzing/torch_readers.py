@@ -78,12 +78,16 @@ def _inspect(path: Path) -> object:
 
 
 def _convert(path: Path) -> object:
-    """Bring a graph to ours as `export --from` does, FP16 included."""
-    from export.fp16 import convert_fp16
+    """Bring a graph of pixels from 0 to 255 to ours, as `export --from --range 255` does."""
+    from export.standard import standardize_graph
     from toolkit.building import as_model_error
+    from toolkit.engines.onnx_file import read_onnx
 
+    read_onnx(path)
     with as_model_error():
-        return convert_fp16(path, path.with_name("half.onnx"))
+        return standardize_graph(
+            path, path.with_name("ours.onnx"), input_shape=(1, 4, 4), layout="nchw", input_range=255.0
+        )
 
 
 def _run(path: Path) -> None:

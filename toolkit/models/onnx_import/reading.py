@@ -26,6 +26,8 @@ def read_model(path: Path) -> ModelProto:
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+    from export.graph import has_text_names
+
     if not path.is_file():
         raise ModelError("there is no such file")
     try:
@@ -34,6 +36,8 @@ def read_model(path: Path) -> ModelProto:
         raise ModelError(f"not an ONNX file ({error}); {_AGAIN}") from error
     if not model.graph.node:
         raise ModelError(f"not an ONNX file, or its graph is empty; {_AGAIN}")
+    if not has_text_names(model.graph):
+        raise ModelError(f"a name in the graph is no UTF-8 text; {_AGAIN}")
     for tensor in model.graph.initializer:
         _load_external(tensor, path)
     if model.functions:
