@@ -3,8 +3,9 @@
     python benchmarks/soak.py --minutes 60 --write soak.json
 
 Each round attacks a small network with PGD, evaluates it and its ONNX graphs on the adversaries, writes the reports and
-throws the runs away. After a warm-up of a fifth of the rounds (caches, allocator arenas), a line is fitted through resident
-memory and through open files over the rounds: growth beyond MEMORY_A_ROUND or FILES_A_ROUND over what is left fails.
+throws the runs away. After a warm-up of a fifth of the rounds (caches, allocator arenas), what is left is cut into twenty
+stretches, and the least resident memory and the least open files of each are followed: growth beyond MEMORY_A_ROUND or
+FILES_A_ROUND fails. The least, because an allocator gives memory back late, which raises single stretches; a leak raises all.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import theilslopes
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -80,10 +82,23 @@ def measure(began: float) -> Sample:
     return Sample(time.monotonic() - began, pages * resource.getpagesize(), len(os.listdir("/proc/self/fd")))
 
 
-def slope(values: Sequence[int]) -> float:
-    """Return the least-squares growth a round, of the rounds after the warm-up."""
-    kept = values[len(values) // 5 :]
-    return float(np.polyfit(np.arange(len(kept)), np.asarray(kept, float), 1)[0])
+def growth(values: Sequence[int]) -> float:
+    """Return how much the least value of a stretch grows a round after the warm-up (Theil-Sen slope)."""
+    kept = np.asarray(values[len(values) // 5 :], float)
+    width = max(len(kept) // 20, 1)
+    least = kept[: len(kept) // width * width].reshape(-1, width).min(axis=1)
+    return float(theilslopes(least).slope) / width
+
+
+def summary(samples: Sequence[Sample]) -> str:
+    """Say in one line what grew."""
+    memory, files = growth([each.resident for each in samples]), growth([each.files for each in samples])
+    first, last = samples[len(samples) // 5], samples[-1]
+    return (
+        f"{len(samples)} rounds in {last.seconds / 60:.1f} min; after the warm-up memory went from {first.resident / 2**20:.1f} to "
+        f"{last.resident / 2**20:.1f} MiB (its floor {memory / 2**10:+.2f} KiB a round), open files from {first.files} to {last.files} "
+        f"({files:+.4f} a round)"
+    )
 
 
 def soak(minutes: float, root: Path) -> list[Sample]:
@@ -106,13 +121,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["EDGEPROOF_RUNS"] = folder
         samples = soak(options.minutes, Path(folder))
-    memory, files = slope([each.resident for each in samples]), slope([each.files for each in samples])
-    first, last = samples[len(samples) // 5], samples[-1]
-    print(
-        f"{len(samples)} rounds in {last.seconds / 60:.1f} min; after the warm-up memory went from {first.resident / 2**20:.1f} to "
-        f"{last.resident / 2**20:.1f} MiB ({memory / 2**10:+.2f} KiB a round), open files from {first.files} to {last.files} "
-        f"({files:+.4f} a round)"
-    )
+    print(summary(samples))
+    memory, files = growth([each.resident for each in samples]), growth([each.files for each in samples])
     if options.write:
         about = {"rounds": len(samples), "memory_a_round": memory, "files_a_round": files}
         options.write.write_text(

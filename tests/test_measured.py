@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from toolkit.evaluation.bench import BenchReport
 
 pytest.importorskip("torch")
 
-from benchmarks import attacks, deployed_forms, import_parity
+from benchmarks import attacks, deployed_forms, import_parity, soak
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -51,3 +52,16 @@ def test_universal_perturbations_beside_art_are_measured() -> None:
     for side in json.loads((RESULTS / "universal.json").read_text(encoding="utf-8"))["sides"]:
         taken = f"{side['processor_seconds']:.1f} | {side['times_less_processor']:g} ×"
         assert f"| {side['side']} | {taken} | {side['fooling']} | {side['accuracy']} |" in document
+
+
+def test_the_soak_is_measured() -> None:
+    kept = json.loads((RESULTS / "soak.json").read_text(encoding="utf-8"))
+    samples = [soak.Sample(**each) for each in kept["samples"]]
+    assert soak.summary(samples) in (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("leak", [0, 1, 40])
+def test_a_soak_sees_a_leak_below_what_the_allocator_holds_back(leak: int) -> None:
+    held = np.random.default_rng(0).integers(0, 15 * 2**20, 500)
+    held[350:420] += 15 * 2**20
+    assert soak.growth((leak * 2**10 * np.arange(500) + held).tolist()) == pytest.approx(leak * 2**10, abs=4 * 2**10)
