@@ -26,8 +26,6 @@ def read_model(path: Path) -> ModelProto:
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-    from export.graph import has_text_names
-
     if not path.is_file():
         raise ModelError("there is no such file")
     try:
@@ -36,13 +34,21 @@ def read_model(path: Path) -> ModelProto:
         raise ModelError(f"not an ONNX file ({error}); {_AGAIN}") from error
     if not model.graph.node:
         raise ModelError(f"not an ONNX file, or its graph is empty; {_AGAIN}")
-    if not has_text_names(model.graph):
-        raise ModelError(f"a name in the graph is no UTF-8 text; {_AGAIN}")
+    _check_names(model.graph)
     for tensor in model.graph.initializer:
         _load_external(tensor, path)
     if model.functions:
         model = _inlined(model)
     return _converted(model)
+
+
+def _check_names(graph: GraphProto) -> None:
+    """Refuse names that are no UTF-8, which protobuf gives as bytes."""
+    names = [each.name for each in (*graph.input, *graph.output, *graph.initializer, *graph.node)]
+    names += [name for node in graph.node for name in (node.op_type, *node.input, *node.output)]
+    names += [attribute.name for node in graph.node for attribute in node.attribute]
+    if not all(isinstance(name, str) for name in names):
+        raise ModelError(f"a name in the graph is no UTF-8 text; {_AGAIN}")
 
 
 def opset_of(model: ModelProto) -> int:
