@@ -109,6 +109,38 @@ def test_text_that_is_no_matrix_is_refused(content: str, tmp_path: Path) -> None
             read_costs(tmp_path / name, classes=("a", "b"))
 
 
+def _numbers_changed(change: str) -> Any:
+    """Return what puts an absurd number into results."""
+
+    def edit(data: bytes) -> bytes:
+        results = json.loads(data)
+        cell, engine = results["cells"][0], results["engines"][0]
+        if change == "confusion":
+            cell["confusion"][0][0] = 2**70
+        elif change == "rate":
+            cell["accuracy"]["high"] = 7.0
+        elif change == "eps":
+            next(each for each in results["sets"] if each["kind"] == "adversarial")["eps"] = 1e300
+        else:
+            engine["throughput"] = {"batch_size": 1, "repeats": 1, "images_per_s": 0.0, "p5": 0.0, "p95": 0.0}
+        return json.dumps(results).encode()
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("confusion", "the confusion has numbers of images that there are not"),
+        ("rate", "or is not from 0 to 1"),
+        ("eps", "1e+300 is no number of a measurement"),
+        ("speed", "has a throughput that is not above 0"),
+    ],
+)
+def test_absurd_numbers_in_results_are_refused(change: str, said: str, tmp_path: Path) -> None:
+    assert said in refusal("results", _numbers_changed(change), tmp_path)
+
+
 def _safetensors(folder: Path, metadata: str) -> Path:
     pytest.importorskip("torch")
     from safetensors.numpy import save_file

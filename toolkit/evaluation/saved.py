@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import Path
+
+from pydantic import BaseModel
 
 from toolkit.errors import DataError
 from toolkit.evaluation.results import CellRecord, RateRecord, Results
 from toolkit.reading import read_record
+
+_LARGEST = 2.0**63  # beyond it, a number counts and measures nothing
 
 
 def read_results(path: Path) -> Results:
@@ -36,8 +40,20 @@ def _misfits(results: Results) -> Iterator[str]:
         yield "there is not one clean set"
     if sorted(cells) != sorted(product(engines, sets)):
         yield "there is not one cell for each engine and set"
+    if not count:
+        yield "there are no classes"
     if results.costs and not _square(results.costs.matrix, count):
         yield f"the costs are not {count} x {count}"
+    elif results.costs and not all(0 <= number < _LARGEST for row in results.costs.matrix for number in row):
+        yield "a cost is not a number from 0 on"
+    if wrong := next((each for each in _inside(results) if isinstance(each, (int, float)) and not _finite(each)), None):
+        yield f"{wrong!r:.40} is no number of a measurement"
+    if not all(_meant(each) for each in _inside(results) if isinstance(each, RateRecord)):
+        yield "a rate has more hits than there are, or is not from 0 to 1"
+    for engine in results.engines:
+        speeds = engine.throughput
+        if speeds and min(speeds.images_per_s, speeds.p5, speeds.p95) <= 0:
+            yield f"{engine.name} has a throughput that is not above 0"
     yield from _misfits_of_data(results)
     for cell in results.cells:
         yield from (f"{cell.engine} on {cell.set}: {wrong}" for wrong in _misfits_of_cell(cell, count))
@@ -55,6 +71,8 @@ def _misfits_of_cell(cell: CellRecord, count: int) -> Iterator[str]:
         yield f"the classes are not 0 to {count - 1}"
     if not _square(cell.confusion, count):
         yield f"the confusion is not {count} x {count}"
+    elif count and not 0 <= min(map(min, cell.confusion)) <= max(map(max, cell.confusion)) <= cell.accuracy.total:
+        yield "the confusion has numbers of images that there are not"
     numbers = [cell.worst_class, cell.dispersion.dominant if cell.dispersion else None]
     if cell.cost:
         numbers += [number for pair in cell.cost.pairs for number in (pair.true, pair.predicted)]
@@ -62,17 +80,31 @@ def _misfits_of_cell(cell: CellRecord, count: int) -> Iterator[str]:
             yield "the costs are not one a class"
     if any(number is not None and not 0 <= number < count for number in numbers):
         yield f"a class is not from 0 to {count - 1}"
-    rates = [cell.accuracy, cell.success, cell.transfer, cell.agreement, *(each.accuracy for each in cell.per_class)]
-    if not all(map(_meant, rates)):
-        yield "a rate has more hits than there are"
 
 
 def _square(rows: tuple[tuple[float, ...], ...], count: int) -> bool:
     return len(rows) == count and all(len(row) == count for row in rows)
 
 
-def _meant(rate: RateRecord | None) -> bool:
-    return rate is None or 0 <= rate.hits <= rate.total
+def _inside(value: object) -> Iterator[object]:
+    """Return a record and all that is in it, but for the matrices, which are many numbers and held to their own limits."""
+    yield value
+    if isinstance(value, BaseModel):
+        value = {name: each for name, each in vars(value).items() if name not in ("confusion", "matrix")}
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    if isinstance(value, (tuple, list)):
+        for each in value:
+            yield from _inside(each)
+
+
+def _finite(number: float) -> bool:
+    return -_LARGEST < number < _LARGEST
+
+
+def _meant(rate: RateRecord) -> bool:
+    parts = (rate.value, rate.low, rate.high)
+    return 0 <= rate.hits <= rate.total and all(part is None or 0 <= part <= 1 for part in parts)
 
 
 def _unknown_names(results: Results, engines: set[str], sets: set[str]) -> Iterator[str]:
