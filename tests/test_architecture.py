@@ -34,7 +34,7 @@ ROWS = (
     ("options", "parameters"),
     ("config", "environment", "naming"),
     ("registry", "optional", "progress", "config_reading"),
-    ("distributed", "exhaustion", "links", "reading"),
+    ("distributed", "exhaustion", "links", "reading", "replaced"),
     ("types", "errors"),
     ("export", "kernels"),
 )

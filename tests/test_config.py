@@ -97,3 +97,14 @@ def test_a_file_that_is_no_object_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "c.json").write_text(text)
     with pytest.raises(ConfigError, match=r"expected (an object|a JSON object)"):
         build_config(AttackConfig, file=tmp_path / "c.json")
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 10**30])
+def test_a_seed_that_no_generator_takes_is_refused(seed: int) -> None:
+    for kind, options in ((TrainConfig, {}), (AttackConfig, {"model": "m"})):
+        with pytest.raises(ConfigError, match=r"seed = .* is not accepted"):
+            build_config(kind, options={**options, "seed": seed})
+
+
+def test_budgets_beyond_images_are_written_as_they_are() -> None:
+    assert (format_eps(1e308), format_eps(8 / 255), format_eps(2.0)) == ("1e+308", "8/255", "2")

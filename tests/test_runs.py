@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.errors import RunError
+from toolkit.errors import ConfigError, RunError
 from toolkit.runs import Run, atomic, sha256_file, write_json, write_text
 
 CONFIG = {"epochs": 3, "seed": 0}
@@ -330,3 +330,52 @@ def test_a_damaged_list_of_what_to_discard_is_refused(tmp_path: Path, text: str)
         Run.start("train", "toy", config=CONFIG, seed=0, root=tmp_path)
     with Run.start("train", "toy", config=CONFIG, seed=0, root=tmp_path, fresh=True) as again:
         assert not again.done
+
+
+def test_a_refused_command_brings_back_what_fresh_was_to_replace(tmp_path: Path) -> None:
+    with Run.start("train", "toy", config=CONFIG, out=tmp_path / "m") as run:
+        (run.path / "model.bin").write_bytes(b"weeks")
+        run.finish()
+    other = {**CONFIG, "model": "nonet"}
+    with pytest.raises(ConfigError), Run.start("train", "toy", config=other, out=tmp_path / "m", fresh=True):
+        raise ConfigError("unknown model")
+    assert Run.open(tmp_path / "m").file("model.bin").read_bytes() == b"weeks"
+    with Run.start("train", "toy", config=CONFIG, out=tmp_path / "m") as again:
+        assert again.done
+
+
+def test_what_fresh_replaces_is_kept_until_the_new_run_is_finished(tmp_path: Path) -> None:
+    with Run.start("train", "toy", config=CONFIG, out=tmp_path / "m") as run:
+        (run.path / "model.bin").write_bytes(b"first")
+        run.finish()
+    for content in (b"second", b"third"):  # neither is finished
+        with Run.start("train", "toy", config=CONFIG, out=tmp_path / "m", fresh=True) as run:
+            (run.path / "half.bin").write_bytes(content)
+        assert (tmp_path / "m" / ".replaced" / "model.bin").read_bytes() == b"first"
+    with Run.start("train", "toy", config=CONFIG, out=tmp_path / "m") as run:
+        run.finish()
+    assert Run.open(tmp_path / "m").outputs() == ["half.bin"]
+    assert sorted(path.name for path in (tmp_path / "m").iterdir()) == [
+        ".identity",
+        ".lock",
+        "half.bin",
+        "manifest.json",
+    ]
+
+
+def test_a_refused_command_does_not_claim_its_folder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError), Run.start("train", "toy", config={"shard": "3/2"}, out=tmp_path / "m"):
+        raise ConfigError("no such shard")
+    with Run.start("train", "toy", config={"shard": "2/2"}, out=tmp_path / "m") as run:
+        assert not run.done
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_run_that_is_read_is_not_written(tmp_path: Path, fresh: bool) -> None:
+    with Run.start("train", "toy", config=CONFIG, out=tmp_path / "m") as run:
+        (run.path / "model.bin").write_bytes(b"weeks")
+        run.finish()
+    for path in (tmp_path / "m", tmp_path / "m" / "model.bin"):
+        with pytest.raises(RunError, match=r"is to be written and read \(model\); choose another --out"):
+            Run.start("attack", "toy", config={}, inputs={"model": path}, out=tmp_path / "m", fresh=fresh)
+    assert Run.open(tmp_path / "m").file("model.bin").read_bytes() == b"weeks"

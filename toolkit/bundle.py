@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from toolkit import __version__
 from toolkit.config import EvalConfig, Strict
+from toolkit.data.source import check_ordinary
 from toolkit.errors import DataError, RunError
 from toolkit.manifest import FileRecord
 from toolkit.runs import MANIFEST, Run, atomic, sha256_file
@@ -145,6 +146,7 @@ def _entry(name: str) -> zipfile.ZipInfo:
 
 
 def _opened(path: Path) -> zipfile.ZipFile:
+    check_ordinary(path)
     try:
         return zipfile.ZipFile(path)
     except _UNREADABLE as error:

@@ -36,11 +36,12 @@ def format_eps(eps: float) -> str:
     short = f"{eps:g}"
     if float(short) == eps and len(short) <= 4:
         return short
-    levels = eps * 255
+    levels = eps * 255 if eps < 1 else 0.0
     whole = round(levels)
-    return f"{whole}/255" if whole and abs(levels - whole) < 1e-6 and eps < 1 else short
+    return f"{whole}/255" if whole and abs(levels - whole) < 1e-6 else short
 
 
+MAX_SEED = 2**63 - 1
 Number = Annotated[float, BeforeValidator(parse_number)]
 
 
@@ -55,7 +56,9 @@ class DataConfig(Strict):
 
     name: str = Field("digits", description="data set: a name that `list data` shows, npz:PATH or folder:PATH")
     params: dict[str, Any] = Field(default_factory=dict, description="parameters of the data set, as `list data` shows")
-    split_seed: int = Field(0, ge=0, description="seed of the split into train, validation and calibration")
+    split_seed: int = Field(
+        0, ge=0, le=MAX_SEED, description="seed of the split into train, validation and calibration"
+    )
     validation: float = Field(0.1, ge=0, lt=1, description="share of the training images held out for validation")
     calibration: int = Field(256, ge=0, description="training images kept for INT8 calibration, class-balanced")
     limit_train: int | None = Field(None, ge=1, description="use at most so many training images, stratified")
@@ -88,8 +91,8 @@ class TrainConfig(Strict):
     min_delta: float = Field(1e-4, ge=0, description="what counts as better for the early stop")
     amp: bool = Field(False, description="autocast to bfloat16")
     device: str = Field("cpu", description="cpu or cuda")
-    threads: int | None = Field(None, ge=1, description="processor threads (default: all cores)")
-    seed: int = Field(0, description="seed of the weights, the order and the augmentation")
+    threads: int | None = Field(None, ge=1, le=1024, description="processor threads (default: all cores)")
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="seed of the weights, the order and the augmentation")
     start_from: str | None = Field(None, description="a train run whose weights and normalisation training starts from")
     poison: str | None = Field(None, description="poison run whose images stand in for the training images")
     squeeze: str | None = Field(
@@ -127,8 +130,8 @@ class PoisonConfig(Strict):
     batch_size: int = Field(64, ge=1, description="images a step")
     amp: bool = Field(False, description="autocast to bfloat16")
     device: str = Field("cpu", description="cpu or cuda")
-    threads: int | None = Field(None, ge=1, description="processor threads (default: all cores)")
-    seed: int = Field(0, ge=0, description="seed of the generator, the victims and their order")
+    threads: int | None = Field(None, ge=1, le=1024, description="processor threads (default: all cores)")
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="seed of the generator, the victims and their order")
 
     def inputs(self) -> dict[str, Path]:
         """Return what a run is made from beside its data set: role to run folder or file."""
@@ -145,7 +148,7 @@ class DetectConfig(Strict):
     )
     images: int = Field(1000, ge=1, description="images of each kind, half to fit to and half to measure on")
     false_alarms: Number = Field(0.05, gt=0, lt=1, description="share of clean images that the threshold shall flag")
-    seed: int = Field(0, ge=0, description="seed of the choice of images and of the halves")
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="seed of the choice of images and of the halves")
 
 
 class ImportConfig(Strict):
@@ -189,7 +192,7 @@ class AttackConfig(Strict):
     )
     batch_size: int = Field(256, ge=1, description="images a step")
     device: str = Field("cpu", description="cpu or cuda")
-    seed: int = Field(0, ge=0, description="seed of the attack's draws")
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="seed of the attack's draws")
 
 
 class FalsifyConfig(Strict):
@@ -203,8 +206,8 @@ class FalsifyConfig(Strict):
     timeout: float | None = Field(None, gt=0, description="seconds for each property (default: the CSV's, else 20)")
     rounds: int | None = Field(None, ge=1, description="most rounds of a search (default: as the time allows)")
     points: int = Field(64, ge=2, description="points of the box that are moved at once")
-    threads: int | None = Field(None, ge=1, description="ONNX Runtime's threads (default: all cores)")
-    seed: int = Field(0, ge=0, description="seed of the search")
+    threads: int | None = Field(None, ge=1, le=1024, description="ONNX Runtime's threads (default: all cores)")
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="seed of the search")
 
 
 class ParityLimits(Strict):
@@ -228,7 +231,7 @@ class QatConfig(Strict):
     )
     steps: int = Field(3, ge=1, description="of that PGD")
     limit: int | None = Field(None, ge=1, description="use at most so many training images, stratified")
-    seed: int = Field(0, ge=0, description="seed of the order, the augmentation and the attack's starts")
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="seed of the order, the augmentation and the attack's starts")
 
 
 class ExportConfig(Strict):
@@ -244,7 +247,7 @@ class ExportConfig(Strict):
         None, description="INT8 calibration images: a data set such as npz:PATH (default: the train run's own split)"
     )
     calibration_limit: int | None = Field(None, ge=1, description="use at most so many of them, stratified")
-    calibration_seed: int = Field(0, description="seed of the choice when there are more")
+    calibration_seed: int = Field(0, ge=0, le=MAX_SEED, description="seed of the choice when there are more")
     keep_float: tuple[str, ...] | None = Field(
         None, description="layers of the INT8 graphs that stay float, by the tensors that they give"
     )
@@ -316,7 +319,7 @@ class EvalConfig(Strict):
     )
     reference: str | None = Field(None, description="engine that the others are compared with (default: the first)")
     batch_size: int = Field(256, ge=1, description="images a call")
-    threads: int | None = Field(None, ge=1, description="engine threads (default: all cores)")
+    threads: int | None = Field(None, ge=1, le=1024, description="engine threads (default: all cores)")
     device: str = Field("cpu", description="cpu or cuda")
     throughput: bool = Field(True, description="measure images/s too")
     shard: str | None = Field(None, description="I/N: only every N-th image from the I-th on; `merge` joins the runs")
@@ -348,7 +351,7 @@ class BenchConfig(Strict):
     batch_sizes: tuple[int, ...] = Field((1, 8, 32), description="images a call")
     rounds: int = Field(50, ge=3, description="timed calls of each engine at each batch size; engines take turns")
     warm_up: int = Field(3, ge=0, description="calls before them that do not count")
-    threads: int | None = Field(None, ge=1, description="engine threads (default: all cores)")
+    threads: int | None = Field(None, ge=1, le=1024, description="engine threads (default: all cores)")
     device: str = Field("cpu", description="cpu or cuda")
     mode: Literal["latency", "throughput"] = Field("latency", description="throughput: OpenVINO's streams")
     memory: bool = Field(True, description="measure peak memory, each engine in a process of its own")
@@ -366,9 +369,9 @@ class BenchAttacksConfig(Strict):
     limit: int = Field(256, ge=1, description="images a round, stratified")
     rounds: int = Field(5, ge=1, description="timed rounds; the sides take turns")
     batch_size: int = Field(256, ge=1, description="images a step")
-    threads: int | None = Field(None, ge=1, description="processor threads (default: all cores)")
+    threads: int | None = Field(None, ge=1, le=1024, description="processor threads (default: all cores)")
     device: str = Field("cpu", description="cpu or cuda")
-    seed: int = Field(0, ge=0, description="seed of the attacks' draws")
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="seed of the attacks' draws")
 
 
 __all__ = [

@@ -28,7 +28,7 @@ from toolkit.evaluation.results import RateRecord
 from toolkit.evaluation.scoring import rate_record
 from toolkit.optional import require
 from toolkit.progress import progress
-from toolkit.runs import Run, sha256_file, write_json
+from toolkit.runs import Run, atomic, sha256_file, write_json
 from toolkit.types import Logits
 
 if TYPE_CHECKING:
@@ -194,8 +194,8 @@ def _write(
     from export.fp16 import convert_fp16
     from export.int8 import quantize_int8
 
-    source, path = folder / FP32, folder / target.file
-    with as_model_error():
+    source = folder / FP32
+    with atomic(folder / target.file) as path, as_model_error():
         if target.precision == "fp32":
             write_fp32(checkpoint, path, config)
         elif target.precision == "fp16":

@@ -65,9 +65,14 @@ def read_record(path: Path, kind: type[R]) -> R:
     try:
         return kind.model_validate_json(_content(path))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))[:80]
-        raise DataError(f"{path} cannot be read ({where or 'it'}: {first['msg'][:200]}); write it again") from error
+        raise DataError(f"{path} cannot be read ({first_problem(error)}); write it again") from error
+
+
+def first_problem(error: ValidationError) -> str:
+    """Name the first part of a record that is not as it should be, and say what is wrong with it."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(map(str, first["loc"]))[:80]
+    return f"{where or 'it'}: {first['msg'][:200]}"
 
 
 def _content(path: Path) -> bytes:
@@ -75,9 +80,13 @@ def _content(path: Path) -> bytes:
         size = path.stat().st_size
         if size > MAX_JSON_BYTES:
             raise DataError(f"{path} has {size} bytes; expected at most {MAX_JSON_BYTES}")
-        return path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(MAX_JSON_BYTES + 1)  # a device has no size and no end
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error})") from error
+    if len(content) > MAX_JSON_BYTES:
+        raise DataError(f"{path} goes on after {MAX_JSON_BYTES} bytes; expected at most as many")
+    return content
 
 
 def _deeper(value: Any, depth: int) -> bool:

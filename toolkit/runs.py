@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import secrets
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -29,9 +28,11 @@ from toolkit.environment import describe_environment
 from toolkit.errors import RunError, first_line
 from toolkit.links import refuse_links
 from toolkit.manifest import SCHEMA_VERSION, FileRecord, InputRecord, Manifest
+from toolkit.reading import first_problem
+from toolkit.replaced import IDENTITY, LOCK, REPLACED, bring_back, remove, set_aside
+from toolkit.replaced import MANIFEST as MANIFEST
 
-MANIFEST = "manifest.json"
-_LOCK, _IDENTITY, _DISCARD = ".lock", ".identity", ".discard"
+_DISCARD = ".discard"
 _MAX_MANIFEST_BYTES = 16 * 2**20
 _NAMES = TypeAdapter(list[str])
 _SPREAD = ("train", "attack")  # what several processes do together
@@ -143,7 +144,7 @@ class Run:
                 raise RunError(f"{file} is larger than {_MAX_MANIFEST_BYTES} bytes: not one of ours")
             manifest = Manifest.model_validate_json(file.read_bytes())
         except (OSError, ValidationError) as error:
-            reason = str(error).splitlines()[0]
+            reason = first_problem(error) if isinstance(error, ValidationError) else str(error)
             raise RunError(f"{file} cannot be read ({reason}); repeat the command that made the run") from error
         if manifest.schema_version != SCHEMA_VERSION:
             raise RunError(f"{file} has schema version {manifest.schema_version}; this version reads {SCHEMA_VERSION}")
@@ -177,7 +178,7 @@ class Run:
             seed: The seed of the stage, repeated in the manifest.
             root: Where run folders live (default: EDGEPROOF_RUNS, else `runs`).
             out: The folder itself, instead of one under `root`.
-            fresh: Throw away what is in the folder.
+            fresh: Replace what is in the folder; it stands in `.replaced` until the new run is finished.
             identity: What stands for the configuration when the run is looked up again, where that holds paths that may move.
 
         Raises:
@@ -191,6 +192,7 @@ class Run:
         text = json.dumps([kind, name, _given(known), [[r.role, r.sha256] for r in records]], sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()
         folder = out or (root or runs_root()) / f"{kind}-{name}-{digest[:10]}"
+        _refuse_own_input(folder, inputs or {})
         draft = {
             "kind": kind,
             "name": name,
@@ -202,8 +204,8 @@ class Run:
         run = cls(folder, None, draft=draft)
         run._acquire()
         try:
-            if fresh:
-                run._empty()
+            if fresh and (folder / IDENTITY).exists():  # what is not ours `_claim` refuses
+                set_aside(folder)
             if (folder / MANIFEST).exists():
                 run.manifest = run._finished(digest)
             else:
@@ -247,7 +249,7 @@ class Run:
             discard: Files and folders of intermediate state, deleted once the manifest is written.
             apart: Folders that are no outputs: logs, and runs with manifests of their own.
         """
-        skip = {_LOCK, _IDENTITY, _DISCARD, MANIFEST, *discard, *apart}
+        skip = {LOCK, IDENTITY, _DISCARD, MANIFEST, REPLACED, *discard, *apart}
         files = [path for path in sorted(self.path.rglob("*")) if path.is_file()]
         kept = [path for path in files if path.relative_to(self.path).parts[0] not in skip and ".tmp" not in path.name]
         manifest = Manifest(
@@ -263,7 +265,7 @@ class Run:
             seconds=round(time.monotonic() - self._started, 3),
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
-        write_json(self.path / _DISCARD, discard)
+        write_json(self.path / _DISCARD, (*discard, REPLACED))
         write_text(self.path / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
         self.manifest = manifest
         self._discard()
@@ -292,6 +294,8 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind and self._lock and not self.done:
+            bring_back(self.path)
         self.close()
 
     def _file_record(self, path: Path) -> FileRecord:
@@ -302,7 +306,7 @@ class Run:
 
     def _identity(self) -> str:
         try:
-            return (self.path / _IDENTITY).read_text(encoding="utf-8", errors="replace").strip()
+            return (self.path / IDENTITY).read_text(encoding="utf-8", errors="replace").strip()
         except OSError:
             return ""
 
@@ -312,7 +316,7 @@ class Run:
             refuse_links(self.path)
             flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
             # The kernel drops this lock with the process that holds it, however that process ends.
-            self._lock = os.fdopen(os.open(self.path / _LOCK, flags, 0o666), "w")
+            self._lock = os.fdopen(os.open(self.path / LOCK, flags, 0o666), "w")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self.close()
@@ -338,19 +342,19 @@ class Run:
                 f"{self.path} holds another unfinished run; choose another --out or add --fresh to replace it"
             )
         # A process that is killed while it claims the folder leaves what `atomic` was writing.
-        ours = (_LOCK, f".{_IDENTITY}.")
+        ours = (LOCK, REPLACED, f".{IDENTITY}.")
         strangers = [path.name for path in self.path.iterdir() if not path.name.startswith(ours)]
         if not other and strangers:
             raise RunError(
                 f"{self.path} is not empty and not a run folder (it holds {strangers[0]!r}); choose another --out"
             )
         self._sweep()
-        write_text(self.path / _IDENTITY, digest + "\n")
+        write_text(self.path / IDENTITY, digest + "\n")
 
     def _sweep(self) -> None:
         """Delete what killed processes were writing. A folder with a lock of its own is another run's."""
         for folder, inside, names in os.walk(self.path):
-            inside[:] = [name for name in inside if not Path(folder, name, _LOCK).exists()]
+            inside[:] = [name for name in inside if not Path(folder, name, LOCK).exists()]
             for name in names:
                 if name.startswith(".") and ".tmp" in name:
                     Path(folder, name).unlink()
@@ -363,26 +367,12 @@ class Run:
         try:
             for name in _NAMES.validate_json(listed.read_bytes()):
                 if name and name == Path(name).name != "..":  # the folder may be a stranger's
-                    _remove(self.path / name)
+                    remove(self.path / name)
         except ValueError as error:  # also of a name that no file can have
             raise RunError(
                 f"{listed} is no list of names ({first_line(error)}); repeat the command with --fresh"
             ) from error
         listed.unlink()
-
-    def _empty(self) -> None:
-        if not (self.path / _IDENTITY).exists():
-            return  # not ours: `_claim` will refuse it
-        for path in self.path.iterdir():
-            if path.name != _LOCK:
-                _remove(path)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _given(config: Any) -> Any:
@@ -390,6 +380,12 @@ def _given(config: Any) -> Any:
     if isinstance(config, Mapping):
         return {key: _given(value) for key, value in config.items() if value is not None}
     return config
+
+
+def _refuse_own_input(folder: Path, inputs: Mapping[str, Path]) -> None:
+    for role, path in inputs.items():
+        if folder.resolve() in (Path(path).resolve(), *Path(path).resolve().parents):
+            raise RunError(f"{folder} is to be written and read ({role}); choose another --out")
 
 
 def _input_record(role: str, path: Path) -> InputRecord:

@@ -227,7 +227,7 @@ def _probe(source: Source, origins: Sequence[Origin], data: LabelledImages, conf
 
 def _clean_images(config: AttackConfig, chosen: DataConfig) -> LabelledImages:
     data = load_part(chosen, config.split).head(config.limit, seed=config.seed)
-    if config.shard:
+    if config.shard is not None:
         data = data.take(parse_shard(config.shard).rows(len(data)))
     if not len(data):
         raise DataError(f"the {config.split} split of {chosen.name} is empty; choose another --split or --data")

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from toolkit.data.source import MAX_BYTES, parsing
+from toolkit.data.source import MAX_BYTES, check_ordinary, parsing
 from toolkit.errors import DataError
 from toolkit.runs import atomic
 from toolkit.types import Array, Images
@@ -106,6 +106,7 @@ def read_npz(path: Path, *, required: tuple[str, ...] = ()) -> dict[str, Array]:
     Raises:
         DataError: When it is not an npz, holds pickled objects, is absurdly large or lacks an array.
     """
+    check_ordinary(path)
     with parsing(str(path), kind="an npz of plain arrays"), zipfile.ZipFile(path) as archive:
         members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
         size = sum(member.file_size for member in members)
@@ -124,6 +125,7 @@ def read_npy(path: Path) -> Array:
     Raises:
         DataError: When it is not one, holds pickled objects, or claims more than it holds.
     """
+    check_ordinary(path)
     with parsing(str(path), kind="an npy array"), path.open("rb") as file:
         _check_header(file, path.stat().st_size)
         file.seek(0)

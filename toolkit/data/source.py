@@ -146,6 +146,16 @@ def parsing(what: str, *, kind: str) -> Iterator[None]:
         ) from error
 
 
+def check_ordinary(path: Path) -> None:
+    """Refuse pipes and devices, which would be waited for or have no end; what is missing is for the reader to say.
+
+    Raises:
+        DataError: When it is one.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise DataError(f"{path} is a pipe or a device; expected an ordinary file")
+
+
 def read_exactly(file: BinaryIO, size: int, *, what: str) -> bytearray:
     """Read `size` bytes and make sure that the file ends there, without trusting `size` for an allocation.
 

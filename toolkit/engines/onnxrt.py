@@ -164,7 +164,9 @@ def _session_options(runtime: Any, provider: str, options: EngineOptions) -> Any
     levels = runtime.GraphOptimizationLevel
     chosen.graph_optimization_level = levels.ORT_ENABLE_ALL if options.optimize else levels.ORT_DISABLE_ALL
     chosen.intra_op_num_threads = options.threads or usable_cores()
-    chosen.log_severity_level = 3
+    chosen.log_severity_level = (
+        4  # errors are raised too, and on stderr a graph's names would reach the terminal as they are
+    )
     # Several engines are open at once: one that spins after its turn takes the cores from the next.
     chosen.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if provider != CPU:

@@ -65,7 +65,9 @@ def evaluate(config: EvalConfig, out: Run) -> Results:
         for name, engine in engines.items():
             _check_fit(name, engine, inputs.clean)
         sets = inputs.records()
-        if config.shard:  # the hashes stay those of the whole sets, so that shards can be held to each other
+        if (
+            config.shard is not None
+        ):  # the hashes stay those of the whole sets, so that shards can be held to each other
             inputs = inputs.take(parse_shard(config.shard).rows(len(inputs.clean)))
             sets = tuple(set_.model_copy(update={"count": len(inputs.clean)}) for set_ in sets)
         gates = _bind(gates, engines, reference, sets, inputs.clean.classes)
