@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from toolkit.evaluation.bench import BenchReport
 
 pytest.importorskip("torch")
 
-from benchmarks import attacks, deployed_forms, import_parity, soak
+from benchmarks import attacks, deployed_forms, import_parity, scaling, soak
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -65,3 +66,11 @@ def test_a_soak_sees_a_leak_below_what_the_allocator_holds_back(leak: int) -> No
     held = np.random.default_rng(0).integers(0, 15 * 2**20, 500)
     held[350:420] += 15 * 2**20
     assert soak.growth((leak * 2**10 * np.arange(500) + held).tolist()) == pytest.approx(leak * 2**10, abs=4 * 2**10)
+
+
+def test_the_scaling_is_measured() -> None:
+    kept = json.loads((RESULTS / "scaling.json").read_text(encoding="utf-8"))
+    table = scaling.markdown(
+        [scaling.Sample(**each) for each in kept["samples"]], argparse.Namespace(**kept["options"])
+    )
+    assert table in (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
