@@ -379,3 +379,26 @@ def test_a_run_that_is_read_is_not_written(tmp_path: Path, fresh: bool) -> None:
         with pytest.raises(RunError, match=r"is to be written and read \(model\); choose another --out"):
             Run.start("attack", "toy", config={}, inputs={"model": path}, out=tmp_path / "m", fresh=fresh)
     assert Run.open(tmp_path / "m").file("model.bin").read_bytes() == b"weeks"
+
+
+def test_a_finished_run_is_what_fresh_keeps_though_it_replaced_another(tmp_path: Path) -> None:
+    with Run.start("train", "toy", config=CONFIG, out=tmp_path / "m") as run:
+        (run.path / "model.bin").write_bytes(b"second")
+        run.finish()
+    (run.path / ".replaced").mkdir()  # killed between the manifest and the end
+    (run.path / ".replaced" / "model.bin").write_bytes(b"first")
+    with Run.start("train", "toy", config=CONFIG, out=tmp_path / "m", fresh=True):
+        assert (run.path / ".replaced" / "model.bin").read_bytes() == b"second"
+
+
+def test_fresh_goes_on_where_it_was_killed(tmp_path: Path) -> None:
+    with Run.start("train", "toy", config=CONFIG, out=tmp_path / "m") as run:
+        for name in ("a.bin", "b.bin"):
+            (run.path / name).write_bytes(name.encode())
+        run.finish()
+    (run.path / ".replaced.tmp").mkdir()
+    (run.path / "a.bin").rename(run.path / ".replaced.tmp" / "a.bin")
+    with Run.start("train", "toy", config=CONFIG, out=tmp_path / "m", fresh=True) as again:
+        assert {"a.bin", "b.bin", "manifest.json"} <= {path.name for path in (run.path / ".replaced").iterdir()}
+        again.finish()
+    assert sorted(path.name for path in run.path.iterdir()) == [".identity", ".lock", "manifest.json"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-LOCK, IDENTITY, MANIFEST, REPLACED = ".lock", ".identity", "manifest.json", ".replaced"
+LOCK, IDENTITY, MANIFEST = ".lock", ".identity", "manifest.json"
+REPLACED, ASIDE = ".replaced", ".replaced.tmp"
 
 
 def remove(path: Path) -> None:
@@ -17,16 +18,22 @@ def remove(path: Path) -> None:
 
 
 def set_aside(folder: Path) -> None:
-    """Put what is in a run folder aside. What an unfinished replacement has made is deleted: the first run is what is kept."""
-    place = folder / REPLACED
-    again = place.exists()
-    place.mkdir(exist_ok=True)
-    # A manifest without its files would be worse than files without their manifest; the identity says whose folder it is.
-    for path in sorted(folder.iterdir(), key=lambda path: (path.name != MANIFEST, path.name == IDENTITY)):
-        if again and path.name not in (LOCK, REPLACED):
-            remove(path)
-        elif path.name not in (LOCK, REPLACED):
-            path.rename(place / path.name)
+    """Put what is in a run folder aside, at once or not at all; what an unfinished replacement has made is deleted instead.
+
+    A kill in the middle leaves `.replaced.tmp`, and the identity, which goes last, still says whose folder it is.
+    """
+    place, part = folder / REPLACED, folder / ASIDE
+    if (folder / MANIFEST).exists():
+        remove(place)  # of a run that was killed when it had finished
+    unfinished = place.exists()
+    part.mkdir(exist_ok=True)
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == IDENTITY):
+        if path.name not in (LOCK, REPLACED, ASIDE):
+            path.rename(part / path.name)
+    if unfinished:
+        remove(part)
+    else:
+        part.rename(place)
 
 
 def bring_back(folder: Path) -> None:

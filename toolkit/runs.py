@@ -29,7 +29,7 @@ from toolkit.errors import RunError, first_line
 from toolkit.links import refuse_links
 from toolkit.manifest import SCHEMA_VERSION, FileRecord, InputRecord, Manifest
 from toolkit.reading import first_problem
-from toolkit.replaced import IDENTITY, LOCK, REPLACED, bring_back, remove, set_aside
+from toolkit.replaced import ASIDE, IDENTITY, LOCK, REPLACED, bring_back, remove, set_aside
 from toolkit.replaced import MANIFEST as MANIFEST
 
 _DISCARD = ".discard"
@@ -249,7 +249,7 @@ class Run:
             discard: Files and folders of intermediate state, deleted once the manifest is written.
             apart: Folders that are no outputs: logs, and runs with manifests of their own.
         """
-        skip = {LOCK, IDENTITY, _DISCARD, MANIFEST, REPLACED, *discard, *apart}
+        skip = {LOCK, IDENTITY, _DISCARD, MANIFEST, REPLACED, ASIDE, *discard, *apart}
         files = [path for path in sorted(self.path.rglob("*")) if path.is_file()]
         kept = [path for path in files if path.relative_to(self.path).parts[0] not in skip and ".tmp" not in path.name]
         manifest = Manifest(
@@ -265,7 +265,7 @@ class Run:
             seconds=round(time.monotonic() - self._started, 3),
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
-        write_json(self.path / _DISCARD, (*discard, REPLACED))
+        write_json(self.path / _DISCARD, (*discard, REPLACED, ASIDE))
         write_text(self.path / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
         self.manifest = manifest
         self._discard()

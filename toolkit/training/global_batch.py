@@ -155,8 +155,8 @@ def _global_statistics(x: Tensor) -> tuple[float, Tensor, Tensor]:
     counts, means, around = all_[:, :1], *all_[:, 1:].chunk(2, dim=1)
     whole = counts.sum()
     center = (counts * means).sum(0) / whole
-    spread_ = (around + counts * (means - center).square()).sum(0) / whole
-    return float(whole), center.to(own.dtype), spread_.to(own.dtype)
+    whole_var = (around + counts * (means - center).square()).sum(0) / whole
+    return float(whole), center.to(own.dtype), whole_var.to(own.dtype)
 
 
 class _Normalize(torch.autograd.Function):
