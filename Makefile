@@ -13,7 +13,7 @@ RUN = $(VENV)/bin/python
 .PHONY: demo test slow two-hosts edge edge-bundle edge-check lint types gpu-check reliability fuzz soak clean
 
 demo: $(VENV)/.train
-	$(RUN) cli.py demo
+	$(RUN) -m edgeproof demo
 
 test: $(VENV)/.dev
 	$(RUN) -m pytest
@@ -29,7 +29,10 @@ lint: $(VENV)/.dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 
+# The three folders linked together as the one package that they are when installed.
 types: $(VENV)/.dev
+	rm -rf build/types && mkdir -p build/types/edgeproof
+	ln -s $(CURDIR)/toolkit/* $(CURDIR)/export $(CURDIR)/kernels build/types/edgeproof/
 	$(RUN) -m mypy
 
 # The evaluation side as an edge device has it: base install, one engine, no torch.

@@ -27,18 +27,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from toolkit.attacks.base import Draws, find_attack
-from toolkit.attacks.choice import choose_attack, run_sweep
-from toolkit.attacks.source import fast_source
-from toolkit.config import parse_number
-from toolkit.data.base import load_splits
-from toolkit.data.origin import data_of
-from toolkit.environment import package_version
-from toolkit.evaluation.bench import BenchCase, bench_report, compare_sides, take_turns, take_turns_twice
-from toolkit.evaluation.metrics import mcnemar
-from toolkit.models.base import Classifier, load_classifier
-from toolkit.runs import Run, write_text
-from toolkit.types import GradientMode, Labels
+from edgeproof.attacks.base import Draws, find_attack
+from edgeproof.attacks.choice import choose_attack, run_sweep
+from edgeproof.attacks.source import fast_source
+from edgeproof.config import parse_number
+from edgeproof.data.base import load_splits
+from edgeproof.data.origin import data_of
+from edgeproof.evaluation.bench import BenchCase, bench_report, compare_sides, take_turns, take_turns_twice
+from edgeproof.evaluation.metrics import mcnemar
+from edgeproof.models.base import Classifier, load_classifier
+from edgeproof.runs import Run, write_text
+from edgeproof.system.environment import package_version
+from edgeproof.types import GradientMode, Labels
 
 PEERS = {"foolbox": "foolbox", "torchattacks": "torchattacks", "art": "adversarial-robustness-toolbox"}
 

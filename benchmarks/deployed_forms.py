@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from toolkit.evaluation.results import Results
-from toolkit.reports.numbers import interval, p_value, percent
-from toolkit.runs import write_text
+from edgeproof.evaluation.results import Results
+from edgeproof.reports.numbers import interval, p_value, percent
+from edgeproof.runs import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -121,7 +121,7 @@ def read_results(folder: Path) -> dict[str, Results]:
 
 def command(line: str) -> None:
     """Run a command of the toolkit, shown as it is typed."""
-    print(f"$ python cli.py {line}", file=sys.stderr, flush=True)
+    print(f"$ edgeproof {line}", file=sys.stderr, flush=True)
     subprocess.run([sys.executable, str(ROOT / "cli.py"), *shlex.split(line)], check=True, stdout=subprocess.DEVNULL)
 
 

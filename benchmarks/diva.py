@@ -16,14 +16,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from toolkit.attacks.builds import compare_builds
-from toolkit.attacks.twin import open_source, real_logits
-from toolkit.config import AttackConfig, format_eps, parse_number
-from toolkit.data.base import load_adversarial_set
-from toolkit.environment import describe_environment
-from toolkit.evaluation.metrics import Rate
-from toolkit.runs import Run, write_json, write_text
-from toolkit.stages import attack_runs
+from edgeproof.attacks.builds import compare_builds
+from edgeproof.attacks.twin import open_source, real_logits
+from edgeproof.config import AttackConfig, format_eps, parse_number
+from edgeproof.data.base import load_adversarial_set
+from edgeproof.evaluation.metrics import Rate
+from edgeproof.runs import Run, write_json, write_text
+from edgeproof.stages import attack_runs
+from edgeproof.system.environment import describe_environment
 
 ATTACKS = ("diva", "pgd on FP32", "pgd on INT8")
 

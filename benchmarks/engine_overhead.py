@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from toolkit.engines.base import Engine, open_engine, predict_all
-from toolkit.engines.onnxrt import OnnxRuntimeEngine
-from toolkit.engines.openvino import OpenVinoEngine
-from toolkit.evaluation.bench import BenchCase, bench_report, compare_sides, take_turns
-from toolkit.runs import write_text
-from toolkit.types import Images, Logits
+from edgeproof.engines.base import Engine, open_engine, predict_all
+from edgeproof.engines.onnxrt import OnnxRuntimeEngine
+from edgeproof.engines.openvino import OpenVinoEngine
+from edgeproof.evaluation.bench import BenchCase, bench_report, compare_sides, take_turns
+from edgeproof.runs import write_text
+from edgeproof.types import Images, Logits
 
 BATCHES = (1, 8, 32, 256)
 

@@ -25,18 +25,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from toolkit.attacks.gradients import observe
-from toolkit.attacks.losses import cross_entropy
-from toolkit.config import DataConfig
-from toolkit.data.base import LabelledImages, load_part
-from toolkit.data.origin import data_of
-from toolkit.engines.base import EngineOptions, open_engine, predict_all
-from toolkit.evaluation.metrics import predictions
-from toolkit.evaluation.parity import margins, max_abs_diff
-from toolkit.models.base import Classifier, load_classifier
-from toolkit.models.imported import ImportedClassifier, import_onnx
-from toolkit.runs import Run, sha256_file, write_json, write_text
-from toolkit.types import Array, Logits
+from edgeproof.attacks.gradients import observe
+from edgeproof.attacks.losses import cross_entropy
+from edgeproof.config import DataConfig
+from edgeproof.data.base import LabelledImages, load_part
+from edgeproof.data.origin import data_of
+from edgeproof.engines.base import EngineOptions, open_engine, predict_all
+from edgeproof.evaluation.metrics import predictions
+from edgeproof.evaluation.parity import margins, max_abs_diff
+from edgeproof.models.base import Classifier, load_classifier
+from edgeproof.models.imported import ImportedClassifier, import_onnx
+from edgeproof.runs import Run, sha256_file, write_json, write_text
+from edgeproof.types import Array, Logits
 
 NEAR_TIE = 1e-4  # margin of the two largest logits as a share of the largest |logit|
 EXTRA = 0.002

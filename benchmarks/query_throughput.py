@@ -17,14 +17,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from toolkit.attacks.base import Draws
-from toolkit.attacks.queries import QueriedEngine, QueryTrace
-from toolkit.attacks.square import square
-from toolkit.attacks.twin import open_queried
-from toolkit.config import parse_number
-from toolkit.data.base import LabelledImages, load_dataset
-from toolkit.evaluation.bench import bench_report, compare_sides, take_turns
-from toolkit.runs import write_text
+from edgeproof.attacks.base import Draws
+from edgeproof.attacks.queries import QueriedEngine, QueryTrace
+from edgeproof.attacks.square import square
+from edgeproof.attacks.twin import open_queried
+from edgeproof.config import parse_number
+from edgeproof.data.base import LabelledImages, load_dataset
+from edgeproof.evaluation.bench import bench_report, compare_sides, take_turns
+from edgeproof.runs import write_text
 
 
 def main() -> None:

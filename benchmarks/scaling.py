@@ -22,9 +22,9 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from toolkit.environment import describe_environment
-from toolkit.errors import ToolkitError
-from toolkit.runs import Run, write_json, write_text
+from edgeproof.errors import ToolkitError
+from edgeproof.runs import Run, write_json, write_text
+from edgeproof.system.environment import describe_environment
 
 CLI = Path(__file__).resolve().parent.parent / "cli.py"
 

@@ -45,8 +45,8 @@ class Sample:
 
 def prepare(root: Path) -> tuple[Path, Path]:
     """Train and export a small network; return both runs."""
-    from toolkit.config import ExportConfig, TrainConfig, build_config
-    from toolkit.stages import export_run, train_run
+    from edgeproof.config import ExportConfig, TrainConfig, build_config
+    from edgeproof.stages import export_run, train_run
 
     train = build_config(TrainConfig, options={"data.name": "synthetic", "epochs": 4, "batch_size": 32, "lr": 0.02})
     model = train_run(train, {"out": root / "model"}).path
@@ -57,8 +57,8 @@ def prepare(root: Path) -> tuple[Path, Path]:
 
 def one_round(number: int, model: Path, graphs: Path, root: Path) -> None:
     """Craft adversaries with draws of their own and evaluate all engines on them."""
-    from toolkit.config import AttackConfig, EvalConfig, build_config
-    from toolkit.stages import attack_runs, eval_run
+    from edgeproof.config import AttackConfig, EvalConfig, build_config
+    from edgeproof.stages import attack_runs, eval_run
 
     place = root / "round"
     attack = {

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from toolkit.environment import describe_environment
+from edgeproof.system.environment import describe_environment
 
 CLI = str(Path(__file__).resolve().parent.parent / "cli.py")
 COMMANDS = {

@@ -13,9 +13,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from toolkit.evaluation.results import Results
-from toolkit.reports.numbers import interval, percent
-from toolkit.runs import write_json
+from edgeproof.evaluation.results import Results
+from edgeproof.reports.numbers import interval, percent
+from edgeproof.runs import write_json
 
 CLI = Path(__file__).resolve().parent.parent / "cli.py"
 STOPS = ("first", "margin=1", "margin=3", "never")
@@ -51,7 +51,7 @@ def main() -> None:
 
 def command(line: str) -> None:
     """Run a command of the toolkit, shown as it is typed."""
-    print(f"$ python cli.py {line}", file=sys.stderr, flush=True)
+    print(f"$ edgeproof {line}", file=sys.stderr, flush=True)
     subprocess.run([sys.executable, str(CLI), *shlex.split(line)], check=True, stdout=subprocess.DEVNULL)
 
 

@@ -22,19 +22,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit.attacks.base import Draws
-from toolkit.attacks.source import fast_source
-from toolkit.attacks.universal import universal
-from toolkit.config import parse_number
-from toolkit.data.base import LabelledImages, load_splits
-from toolkit.data.origin import data_of
-from toolkit.environment import describe_environment
-from toolkit.evaluation.metrics import fooling_ratio, predictions
-from toolkit.models.base import Classifier, load_classifier
-from toolkit.ops import universal_apply
-from toolkit.reports import numbers
-from toolkit.runs import Run, write_json
-from toolkit.types import Array
+from edgeproof.attacks.base import Draws
+from edgeproof.attacks.source import fast_source
+from edgeproof.attacks.universal import universal
+from edgeproof.config import parse_number
+from edgeproof.data.base import LabelledImages, load_splits
+from edgeproof.data.origin import data_of
+from edgeproof.evaluation.metrics import fooling_ratio, predictions
+from edgeproof.models.base import Classifier, load_classifier
+from edgeproof.ops import universal_apply
+from edgeproof.reports import numbers
+from edgeproof.runs import Run, write_json
+from edgeproof.system.environment import describe_environment
+from edgeproof.types import Array
 
 Fit = Callable[[], Array]  # the perturbation (C, H, W)
 

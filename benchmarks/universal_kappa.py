@@ -18,18 +18,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from toolkit.attacks.base import Draws, find_attack
-from toolkit.attacks.choice import choose_attack
-from toolkit.attacks.source import fast_source
-from toolkit.config import parse_number
-from toolkit.data.base import load_splits
-from toolkit.data.origin import data_of
-from toolkit.environment import describe_environment
-from toolkit.evaluation import metrics
-from toolkit.models.base import load_classifier
-from toolkit.ops import universal_apply
-from toolkit.runs import Run, write_json
-from toolkit.types import Array
+from edgeproof.attacks.base import Draws, find_attack
+from edgeproof.attacks.choice import choose_attack
+from edgeproof.attacks.source import fast_source
+from edgeproof.config import parse_number
+from edgeproof.data.base import load_splits
+from edgeproof.data.origin import data_of
+from edgeproof.evaluation import metrics
+from edgeproof.models.base import load_classifier
+from edgeproof.ops import universal_apply
+from edgeproof.runs import Run, write_json
+from edgeproof.system.environment import describe_environment
+from edgeproof.types import Array
 
 SCALES = (0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 

@@ -18,10 +18,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from toolkit.evaluation.results import EngineRecord, Results, SetRecord
-from toolkit.reports.numbers import interval, p_value, percent, points
-from toolkit.reports.wording import gap as named
-from toolkit.runs import Run, write_json, write_text
+from edgeproof.evaluation.results import EngineRecord, Results, SetRecord
+from edgeproof.reports.numbers import interval, p_value, percent, points
+from edgeproof.reports.wording import gap as named
+from edgeproof.runs import Run, write_json, write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 START, END = "<!-- measured: white_box.py -->", "<!-- end -->"
@@ -82,7 +82,7 @@ def craft_and_evaluate(options: argparse.Namespace) -> Path:
 
 def command(line: str) -> None:
     """Run a command of the toolkit, shown as it is typed."""
-    print(f"$ python cli.py {line}", file=sys.stderr, flush=True)
+    print(f"$ edgeproof {line}", file=sys.stderr, flush=True)
     subprocess.run([sys.executable, str(ROOT / "cli.py"), *shlex.split(line)], check=True, stdout=subprocess.DEVNULL)
 
 

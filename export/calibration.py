@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.base import ExportError
+from edgeproof.export.base import ExportError
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from export.base import ExportError, sha256_file
-from export.graph import Wiring, load_graph, merge_metadata, save_graph
+from edgeproof.export.base import ExportError, sha256_file
+from edgeproof.export.graph import Wiring, load_graph, merge_metadata, save_graph
 
 NOTE = (
     "FP16 arithmetic needs hardware for it; a CPU provider that lacks it widens to FP32, "

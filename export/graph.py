@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from export.base import ExportError
+from edgeproof.export.base import ExportError
 
 PREFIX = "edgeproof."
 INPUT, OUTPUT = "images", "logits"

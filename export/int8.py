@@ -20,11 +20,11 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from export.base import ExportError, sha256_file
-from export.calibration import Images, Method, Range, calibrate
-from export.graph import Wiring, drop_unused_opsets, load_graph, merge_metadata, save_graph
-from export.qdq import Scale, insert_qdq
-from export.qdq_rules import WEIGHTED, quantized_operators, violations
+from edgeproof.export.base import ExportError, sha256_file
+from edgeproof.export.calibration import Images, Method, Range, calibrate
+from edgeproof.export.graph import Wiring, drop_unused_opsets, load_graph, merge_metadata, save_graph
+from edgeproof.export.qdq import Scale, insert_qdq
+from edgeproof.export.qdq_rules import WEIGHTED, quantized_operators, violations
 
 RecipeName = Literal["trt", "cpu"]
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from export.base import ExportError, sha256_file
-from export.graph import load_graph, merge_metadata, save_graph
+from edgeproof.export.base import ExportError, sha256_file
+from edgeproof.export.graph import load_graph, merge_metadata, save_graph
 
 _PERTURBED = "images_perturbed"
 

@@ -11,9 +11,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from export.calibration import Range
-from export.graph import Wiring
-from export.qdq_rules import WEIGHTED, channel_axis
+from edgeproof.export.calibration import Range
+from edgeproof.export.graph import Wiring
+from edgeproof.export.qdq_rules import WEIGHTED, channel_axis
 
 _INT32 = np.iinfo(np.int32)
 

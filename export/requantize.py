@@ -12,9 +12,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from export.base import ExportError, sha256_file
-from export.graph import Wiring, load_graph, merge_metadata, save_graph
-from export.qdq_rules import WEIGHTED
+from edgeproof.export.base import ExportError, sha256_file
+from edgeproof.export.graph import Wiring, load_graph, merge_metadata, save_graph
+from edgeproof.export.qdq_rules import WEIGHTED
 
 
 @dataclass(frozen=True)

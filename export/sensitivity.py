@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.calibration import Images, open_with_outputs, run_in_chunks
-from export.graph import load_graph
-from export.int8 import prepare, weighted_layers
+from edgeproof.export.calibration import Images, open_with_outputs, run_in_chunks
+from edgeproof.export.graph import load_graph
+from edgeproof.export.int8 import prepare, weighted_layers
 
 
 @dataclass(frozen=True)

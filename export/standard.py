@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from export.base import ExportError, sha256_file
-from export.graph import INPUT, OUTPUT, load_graph, merge_metadata, opset_of, save_graph
+from edgeproof.export.base import ExportError, sha256_file
+from edgeproof.export.graph import INPUT, OUTPUT, load_graph, merge_metadata, opset_of, save_graph
 
 Layout = Literal["nchw", "nhwc", "flat"]
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import onnx
 
-from export.base import ExportError
-from export.graph import INPUT, OUTPUT, load_graph, merge_metadata, opset_of, save_graph
+from edgeproof.export.base import ExportError
+from edgeproof.export.graph import INPUT, OUTPUT, load_graph, merge_metadata, opset_of, save_graph
 
 if TYPE_CHECKING:
     from torch import nn

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from export.base import ExportError
+from edgeproof.export.base import ExportError
 
 METADATA = "edgeproof"  # the section of the file's own information that holds the metadata
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from export.base import ExportError, MissingDeviceError, sha256_file
+from edgeproof.export.base import ExportError, MissingDeviceError, sha256_file
 
 if TYPE_CHECKING:
     import tensorrt as trt

@@ -1,6 +1,6 @@
 """Speed of the kernels on this machine's GPU, as JSON.
 
-    python -m kernels.bench --out benchmarks/results/kernels-<gpu>.json
+    python -m edgeproof.kernels.bench --out benchmarks/results/kernels-<gpu>.json
 
 Every answer is checked before it is timed. The sides of a group take turns, a CUDA graph of the same launches each, so that
 Python's own time is left out; the attack at the end is timed with it too. Needs torch with CUDA and pycuda.
@@ -21,8 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kernels import runtime
-from kernels.bench_sides import PGD_BATCH, PGD_STEPS, PIXELS, Side, groups, pgd_sides
+from edgeproof.kernels import runtime
+from edgeproof.kernels.bench_sides import PGD_BATCH, PGD_STEPS, PIXELS, Side, groups, pgd_sides
 
 SIZES = (10**6, 10**7, 10**8, 10**9)  # elements
 LAUNCHES = 10  # in one graph
@@ -30,7 +30,7 @@ LAUNCHES = 10  # in one graph
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and write the report; exits with 3 and a reason where there is no GPU to measure."""
-    parser = argparse.ArgumentParser(prog="python -m kernels.bench", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m edgeproof.kernels.bench", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="file for the report (default: standard output)")
     parser.add_argument("--rounds", type=int, default=20, help="samples of each side")
     parser.add_argument("--sizes", type=lambda text: int(float(text)), nargs="+", default=SIZES, help="elements")
@@ -187,7 +187,7 @@ def environment() -> dict[str, str]:
     """Return the device and the versions that the numbers hold for."""
     import torch
 
-    from kernels.compiler import compiler_version
+    from edgeproof.kernels.compiler import compiler_version
 
     properties = torch.cuda.get_device_properties(0)
     return {

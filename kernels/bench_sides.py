@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from kernels import fake_quantize, l2_step, linf_step, momentum_step, normalize, universal_apply
+from edgeproof.kernels import fake_quantize, l2_step, linf_step, momentum_step, normalize, universal_apply
 
 EPS, STEP = 8 / 255, 2 / 255
 PIXELS = 3 * 32 * 32

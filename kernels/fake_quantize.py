@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.arrays import (
+from edgeproof.kernels.arrays import (
     BYTES,
     FLOATS,
     INTEGERS,
@@ -21,8 +21,8 @@ from kernels.arrays import (
     require_output,
     typed,
 )
-from kernels.numerics import Array, Floats, clip
-from kernels.runtime import elementwise_blocks, launch
+from edgeproof.kernels.numerics import Array, Floats, clip
+from edgeproof.kernels.runtime import elementwise_blocks, launch
 
 LAYOUT = "PPPPPqqqfiii"
 _EXACT = 2**24  # whole numbers up to here are exact in float32

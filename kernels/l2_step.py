@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from kernels.arrays import (
+from edgeproof.kernels.arrays import (
     BYTES,
     DeviceArray,
     Direction,
@@ -18,8 +18,8 @@ from kernels.arrays import (
     sense,
     typed,
 )
-from kernels.numerics import Array, Floats, clip, column
-from kernels.runtime import launch, row_threads
+from edgeproof.kernels.numerics import Array, Floats, clip, column
+from edgeproof.kernels.runtime import launch, row_threads
 
 LAYOUT = "PPPPPPPqqddd"
 

@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from kernels.arrays import (
+from edgeproof.kernels.arrays import (
     BYTES,
     DeviceArray,
     Direction,
@@ -19,8 +19,8 @@ from kernels.arrays import (
     sense,
     typed,
 )
-from kernels.numerics import Array, Floats, clip, column, sign
-from kernels.runtime import elementwise_blocks, launch
+from edgeproof.kernels.numerics import Array, Floats, clip, column, sign
+from edgeproof.kernels.runtime import elementwise_blocks, launch
 
 Pixels: TypeAlias = Literal["float", "uint8"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from kernels.arrays import (
+from edgeproof.kernels.arrays import (
     FLOATS,
     DeviceArray,
     Direction,
@@ -17,9 +17,9 @@ from kernels.arrays import (
     sense,
     typed,
 )
-from kernels.linf_step import BUDGET_LAYOUT, Pixels, move, pack_budget, views_of
-from kernels.numerics import Array, Floats, column, sign
-from kernels.runtime import launch, row_threads
+from edgeproof.kernels.linf_step import BUDGET_LAYOUT, Pixels, move, pack_budget, views_of
+from edgeproof.kernels.numerics import Array, Floats, column, sign
+from edgeproof.kernels.runtime import launch, row_threads
 
 LAYOUT = "PPPPPqq" + BUDGET_LAYOUT + "d"
 

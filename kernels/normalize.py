@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.arrays import (
+from edgeproof.kernels.arrays import (
     FLOATS,
     DeviceArray,
     KernelArgumentError,
@@ -16,8 +16,8 @@ from kernels.arrays import (
     require_output,
     typed,
 )
-from kernels.numerics import Floats
-from kernels.runtime import elementwise_blocks, launch
+from edgeproof.kernels.numerics import Floats
+from edgeproof.kernels.runtime import elementwise_blocks, launch
 
 Layout: TypeAlias = Literal["nchw", "nhwc"]
 Bytes: TypeAlias = NDArray[np.uint8]

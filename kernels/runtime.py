@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from kernels.arrays import View, common_device
-from kernels.compiler import KernelUnavailableError, cubin
+from edgeproof.kernels.arrays import View, common_device
+from edgeproof.kernels.compiler import KernelUnavailableError, cubin
 
 MAX_BLOCKS = 1 << 16  # the kernels stride over the rest
 THREADS = 256

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.arrays import (
+from edgeproof.kernels.arrays import (
     LABELS,
     DeviceArray,
     Direction,
@@ -22,8 +22,8 @@ from kernels.arrays import (
     typed,
     view,
 )
-from kernels.numerics import Floats, clip, sign
-from kernels.runtime import elementwise_blocks, launch
+from edgeproof.kernels.numerics import Floats, clip, sign
+from edgeproof.kernels.runtime import elementwise_blocks, launch
 
 APPLY_LAYOUT = "PPPPqqq"
 UPDATE_LAYOUT = "PPPqqqff"

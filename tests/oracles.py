@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from toolkit.attacks.base import Draws
-from toolkit.data.base import LabelledImages
+from edgeproof.attacks.base import Draws
+from edgeproof.data.base import LabelledImages
 
 SHAPE = (3, 8, 8)
 

@@ -1,4 +1,4 @@
-"""The house stands as docs/architecture.md says: imports point one way, heavy modules stay where they belong, files stay small."""
+"""The house stands as docs/architecture.md says: imports point one way, and heavy modules stay where they belong."""
 
 from __future__ import annotations
 
@@ -10,37 +10,32 @@ from pathlib import Path
 
 import pytest
 
-import kernels
-
 ROOT = Path(__file__).resolve().parent.parent
 
 #: A row may import every row below it; what stands in one row does not import each other.
 ROWS = (
-    ("cli",),
-    ("doctor", "stages", "printing"),
+    ("cli", "__main__"),
+    ("commands",),
+    ("stages",),
     ("studies",),
-    ("quantization",),
     ("deployment", "poisoning", "reports"),
-    ("building",),
     ("training",),
     ("attacks",),
     ("evaluation",),
     ("engines",),
-    ("models", "bundle"),
+    ("models",),
     ("ops",),
     ("data",),
     ("runs",),
-    ("manifest",),
-    ("options", "parameters"),
-    ("config", "environment", "naming"),
-    ("registry", "optional", "progress", "config_reading"),
-    ("distributed", "exhaustion", "links", "reading", "replaced"),
+    ("plugins",),
+    ("config",),
+    ("system",),
     ("types", "errors"),
     ("export", "kernels"),
 )
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
 #: The only ones that import a leaf.
-DOORS = {"kernels": {"ops"}, "export": {"deployment", "building", "quantization"}}
+DOORS = {"kernels": {"ops"}, "export": {"deployment"}}
 
 TORCH_HOMES = (
     "toolkit/models/",
@@ -51,12 +46,12 @@ TORCH_HOMES = (
     "toolkit/engines/pytorch.py",
 )
 TORCH_PACKAGES = (
-    "toolkit.models",
-    "toolkit.attacks",
-    "toolkit.training",
-    "toolkit.poisoning",
-    "toolkit.ops",
-    "toolkit.engines.pytorch",
+    "edgeproof.models",
+    "edgeproof.attacks",
+    "edgeproof.training",
+    "edgeproof.poisoning",
+    "edgeproof.ops",
+    "edgeproof.engines.pytorch",
 )
 HEAVY = {
     "onnxruntime", "openvino", "tensorrt", "pycuda", "sklearn", "pyarrow", "matplotlib", "scipy", "pooch", "timm", "cupy",
@@ -79,15 +74,14 @@ def tree(source: str) -> ast.Module:
 
 
 def part_of(module: str) -> str | None:
-    """Name the part of the house that a dotted module belongs to: `toolkit.engines.base` is part of `engines`."""
+    """Name the part of the house that a dotted module belongs to: `edgeproof.engines.base` is part of `engines`."""
     words = module.split(".")
-    if words[0] == "toolkit":
-        return words[1] if len(words) > 1 else None
-    return words[0] if words[0] in ("cli", "export", "kernels") else None
+    return words[1] if words[0] == "edgeproof" and len(words) > 1 and words[1] != "__version__" else None
 
 
 def part_of_file(source: str) -> str | None:
-    return part_of(source.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
+    words = source.removesuffix(".py").removesuffix("/__init__").split("/")
+    return part_of(".".join(["edgeproof", *words[words[0] == "toolkit" :]]))
 
 
 def imported(nodes: Iterator[ast.AST]) -> Iterator[str]:
@@ -97,7 +91,7 @@ def imported(nodes: Iterator[ast.AST]) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             assert node.level == 0, "relative import"
             yield from (
-                f"{node.module}.{alias.name}" if node.module == "toolkit" else node.module for alias in node.names
+                f"{node.module}.{alias.name}" if node.module == "edgeproof" else node.module for alias in node.names
             )
 
 
@@ -170,36 +164,18 @@ def test_the_top_level_is_fixed() -> None:
     assert {line.split("/")[0] for line in listed.stdout.splitlines()} <= TOP_LEVEL
 
 
-def test_our_kernels_are_ours() -> None:
-    assert Path(kernels.__file__ or "").resolve().parent == ROOT / "kernels"
-
-
-@pytest.mark.parametrize("source", SOURCES)
-def test_files_and_functions_stay_small(source: str) -> None:
-    text = (ROOT / source).read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 400, f"{source} is long: split it by what it is about"
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            first = node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]
-            length = (node.end_lineno or 0) - first.lineno + 1
-            assert length <= 45, f"{source}: {node.name} has {length} lines; split it"
-
-
 @pytest.mark.parametrize("source", SOURCES)
 def test_names_say_what_is_inside(source: str) -> None:
     assert Path(source).stem not in {"utils", "util", "helpers", "common", "misc"}
-    assert "from __future__ import annotations" in (ROOT / source).read_text(encoding="utf-8") or not all_imports(
-        source
-    )
 
 
 def test_the_evaluation_side_loads_no_torch() -> None:
     program = """
 import importlib, pkgutil, sys
-import cli, toolkit.engines, toolkit.evaluation, toolkit.reports, toolkit.data, toolkit.runs
-for package in (toolkit.engines, toolkit.evaluation, toolkit.reports, toolkit.data):
+import edgeproof.commands, edgeproof.engines, edgeproof.evaluation, edgeproof.reports, edgeproof.data, edgeproof.runs
+for package in (edgeproof.engines, edgeproof.evaluation, edgeproof.reports, edgeproof.data):
     for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
-        if module.name != "toolkit.engines.pytorch":
+        if module.name != "edgeproof.engines.pytorch":
             importlib.import_module(module.name)
 heavy = {"torch", "onnx", "onnxruntime", "openvino", "tensorrt", "pycuda", "sklearn", "pyarrow", "matplotlib", "scipy"}
 sys.exit(", ".join(sorted(heavy & set(sys.modules))) or 0)

@@ -14,15 +14,15 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-import export.to_tensorrt
-from export.base import MissingDeviceError
+import edgeproof.export.to_tensorrt
+from edgeproof.config import BuildConfig
+from edgeproof.deployment.build import build_graphs, build_tensorrt
+from edgeproof.engines.specs import read_specs
+from edgeproof.errors import ConfigError, ModelError, UnavailableError
+from edgeproof.export.base import MissingDeviceError
+from edgeproof.runs import Run
 from tests.edge.tiny_onnx import write_linear
 from tests.export.fake_tensorrt import BuilderFlag, FakeTensorRT
-from toolkit.building import build_graphs, build_tensorrt
-from toolkit.config import BuildConfig
-from toolkit.engines.specs import read_specs
-from toolkit.errors import ConfigError, ModelError, UnavailableError
-from toolkit.runs import Run
 
 WEIGHTS = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
 DEVICE = {"tensorrt": "11.4.0", "cuda": "13.0", "gpu": "a GPU", "compute_capability": "8.7"}
@@ -114,7 +114,7 @@ def test_a_changed_weights_file_of_a_run_is_refused(tmp_path: Path) -> None:
 def tensorrt(monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
     fake = FakeTensorRT()
     monkeypatch.setitem(sys.modules, "tensorrt", fake)
-    monkeypatch.setattr(export.to_tensorrt, "_device", lambda: DEVICE)
+    monkeypatch.setattr(edgeproof.export.to_tensorrt, "_device", lambda: DEVICE)
     return fake
 
 
@@ -166,7 +166,7 @@ def test_a_machine_without_a_gpu_is_told_so_with_the_exit_status_of_what_is_miss
     def missing() -> None:
         raise MissingDeviceError("no CUDA driver here (libcuda.so.1); a plan is built on the GPU that runs it")
 
-    monkeypatch.setattr(export.to_tensorrt, "_device", missing)
+    monkeypatch.setattr(edgeproof.export.to_tensorrt, "_device", missing)
     with pytest.raises(UnavailableError, match="no CUDA driver here") as caught:
         build(write_linear(tmp_path / "net.onnx", WEIGHTS), tmp_path / "out", target="tensorrt")
     assert caught.value.exit_code == 3
@@ -186,7 +186,7 @@ def test_what_is_no_graph_is_refused_in_one_line(target: str, tensorrt: FakeTens
 
 def test_building_needs_neither_torch_nor_onnx() -> None:
     code = (
-        "import sys, toolkit.building, toolkit.deployment, toolkit.stages, export.to_tensorrt, export.to_openvino; "
+        "import sys, edgeproof.deployment.build, edgeproof.deployment.export, edgeproof.stages, edgeproof.export.to_tensorrt, edgeproof.export.to_openvino; "
         "sys.exit(', '.join({'torch', 'onnx', 'onnxruntime', 'tensorrt', 'openvino'} & set(sys.modules)) or 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

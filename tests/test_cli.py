@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-import cli
+from edgeproof import commands
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -34,7 +34,7 @@ def edgeproof(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
     def run(*arguments: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["cli.py", *map(str, arguments)])
         try:
-            cli.main()
+            commands.main()
             status = 0
         except SystemExit as stop:
             status = int(stop.code or 0)
@@ -118,7 +118,7 @@ def test_several_budgets_are_several_runs(edgeproof: Command, chain: dict[str, P
 @pytest.mark.parametrize(
     "arguments, status, message",
     [
-        ("atack", 2, "Did you mean 'attack'?"),
+        ("atack", 2, "did you mean 'attack'?"),
         ("attack pdg-linf", 2, "unknown attack 'pdg-linf' (did you mean 'pgd-linf'?)"),
         ("attack pgd-linf --step 3", 2, "No such option '--step'"),
         ("attack pgd-linf --model {model} --eps 8", 2, "did you mean 8/255?"),
@@ -169,7 +169,7 @@ def test_a_tampered_checkpoint_is_refused(edgeproof: Command, chain: dict[str, P
 
 
 def test_a_bug_is_exit_status_4_with_its_traceback(edgeproof: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("toolkit.doctor.diagnose", lambda: 1 / 0)
+    monkeypatch.setattr("edgeproof.commands.doctor.diagnose", lambda: 1 / 0)
     outcome = edgeproof("doctor")
     assert outcome.status == 4
     assert "ZeroDivisionError" in outcome.err
@@ -182,7 +182,7 @@ def test_an_interrupt_names_what_was_saved(edgeproof: Command, monkeypatch: pyte
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("toolkit.training.loop.train", interrupted)
+    monkeypatch.setattr("edgeproof.training.loop.train", interrupted)
     outcome = edgeproof("train", "--data", "synthetic", "--out", tmp_path / "m")
     assert outcome.status == 130
     assert f"what was saved is in {tmp_path / 'm'}, and the same command continues it" in outcome.err
@@ -196,9 +196,8 @@ def test_an_interrupt_names_what_was_saved(edgeproof: Command, monkeypatch: pyte
 def test_help_and_lists_import_nothing_heavy(arguments: str) -> None:
     heavy = "{'torch', 'onnx', 'onnxruntime', 'openvino', 'sklearn', 'pyarrow'}"
     code = (
-        f"import sys; sys.argv = ['cli.py', *{arguments.split()!r}]\n"
-        "import cli\n"
-        "try: cli.main()\nexcept SystemExit as stop: assert not stop.code\n"
+        f"import sys; from edgeproof import commands; sys.argv = ['edgeproof', *{arguments.split()!r}]\n"
+        "try: commands.main()\nexcept SystemExit as stop: assert not stop.code\n"
         f"found = {heavy} & set(sys.modules); assert not found, found"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)

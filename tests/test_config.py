@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolkit.config import AttackConfig, ExportConfig, TrainConfig, build_config, check_eps, format_eps, parse_number
-from toolkit.errors import ConfigError
+from edgeproof.config import AttackConfig, ExportConfig, TrainConfig, build_config, check_eps, format_eps, parse_number
+from edgeproof.errors import ConfigError
 
 
 @pytest.mark.parametrize(

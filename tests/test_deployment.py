@@ -10,15 +10,15 @@ import onnx
 import pytest
 import torch
 
-from toolkit.config import ExportConfig, ParityLimits, TrainConfig
-from toolkit.data.base import load_splits
-from toolkit.deployment import ParityReport, export_model, failed_limits, list_targets
-from toolkit.engines.base import open_engine, predict_all
-from toolkit.errors import ConfigError, GateError, ModelError, RunError
-from toolkit.evaluation.metrics import accuracy, predictions
-from toolkit.evaluation.parity import compare_logits
-from toolkit.models.base import Classifier, build_classifier, load_classifier, save_classifier
-from toolkit.runs import Run, sha256_file
+from edgeproof.config import ExportConfig, ParityLimits, TrainConfig
+from edgeproof.data.base import load_splits
+from edgeproof.deployment.export import ParityReport, export_model, failed_limits, list_targets
+from edgeproof.engines.base import open_engine, predict_all
+from edgeproof.errors import ConfigError, GateError, ModelError, RunError
+from edgeproof.evaluation.metrics import accuracy, predictions
+from edgeproof.evaluation.parity import compare_logits
+from edgeproof.models.base import Classifier, build_classifier, load_classifier, save_classifier
+from edgeproof.runs import Run, sha256_file
 
 DATA = {"name": "synthetic", "calibration": 32, "validation": 0.25}
 FILES = ["model.fp16.onnx", "model.fp32.onnx", "model.int8-cpu.onnx", "model.int8-trt.onnx", "parity.json"]
@@ -161,13 +161,13 @@ def test_outside_a_limit_is_an_error_with_the_numbers_and_nothing_is_lost(
 
 def coarsen_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make every activation's range so wide that eight bits round all of it to zero."""
-    import export.int8
-    from export.calibration import Range, calibrate
+    import edgeproof.export.int8
+    from edgeproof.export.calibration import Range, calibrate
 
     def coarse(*args: Any, **options: Any) -> dict[str, Range]:
         return {name: Range(4000 * r.low, 4000 * r.high) for name, r in calibrate(*args, **options).items()}
 
-    monkeypatch.setattr(export.int8, "calibrate", coarse)
+    monkeypatch.setattr(edgeproof.export.int8, "calibrate", coarse)
 
 
 def test_a_bad_int8_graph_is_stopped_by_its_accuracy(
@@ -217,7 +217,9 @@ def test_int8_may_be_left_out_when_there_is_nothing_to_calibrate_with(tmp_path: 
 def test_an_operator_that_stays_in_float_is_named_on_stderr_and_in_the_report(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("export.int8.quantized_operators", lambda model: ({"Conv": 2}, {"Conv": 3}, ("stem",)))
+    monkeypatch.setattr(
+        "edgeproof.export.int8.quantized_operators", lambda model: ({"Conv": 2}, {"Conv": 3}, ("stem",))
+    )
     run = export(trained, tmp_path / "out", precisions=("int8",), recipes=("trt",))
     assert "model.int8-trt.onnx leaves in float: stem" in capsys.readouterr().err
     record = read_report(run.path).graphs[-1].int8

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from toolkit.evaluation.bench import BenchReport
+from edgeproof.evaluation.bench import BenchReport
 
 pytest.importorskip("torch")
 

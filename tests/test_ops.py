@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from kernels.fake_quantize import reference
-from toolkit.ops import dequantize, fake_quantize, quantize
+from edgeproof.kernels.fake_quantize import reference
+from edgeproof.ops import dequantize, fake_quantize, quantize
 
 INT8, UINT8 = (-128, 127), (0, 255)
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from toolkit import __version__
+from edgeproof import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
 PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("package", ["toolkit", "export", "kernels", "cli"])
+@pytest.mark.parametrize("package", ["edgeproof", "edgeproof.export", "edgeproof.kernels"])
 def test_our_packages_are_ours_and_not_a_namesake(package: str) -> None:
     file = importlib.import_module(package).__file__
     assert file is not None

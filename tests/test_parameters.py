@@ -4,9 +4,9 @@ from typing import Literal
 
 import pytest
 
-from toolkit.errors import ConfigError
-from toolkit.parameters import parse_value, read_params
-from toolkit.registry import find
+from edgeproof.errors import ConfigError
+from edgeproof.plugins.parameters import parse_value, read_params
+from edgeproof.plugins.registry import find
 
 
 @pytest.mark.parametrize(

@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgeproof.attacks.craft import attack
+from edgeproof.config import AttackConfig, DataConfig, QuantizeConfig
+from edgeproof.data.base import load_adversarial_set, load_splits, save_adversarial_set
+from edgeproof.deployment.int8_search import CandidateRecord, SearchReport, _ranked, check_part, choose_build
+from edgeproof.engines.specs import read_specs
+from edgeproof.errors import DataError
+from edgeproof.evaluation.metrics import Rate
+from edgeproof.evaluation.scoring import rate_record
+from edgeproof.runs import Run
 from tests.test_deployment import train_run
-from toolkit.attacks.craft import attack
-from toolkit.config import AttackConfig, DataConfig, QuantizeConfig
-from toolkit.data.base import load_adversarial_set, load_splits, save_adversarial_set
-from toolkit.engines.specs import read_specs
-from toolkit.errors import DataError
-from toolkit.evaluation.metrics import Rate
-from toolkit.evaluation.scoring import rate_record
-from toolkit.quantization import CandidateRecord, SearchReport, _ranked, check_part, choose_build
-from toolkit.runs import Run
 
 DATA = {"name": "synthetic", "calibration": 48, "validation": 0.25}
 

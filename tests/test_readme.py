@@ -37,7 +37,7 @@ def test_every_make_target_of_the_readme_exists() -> None:
 
 def test_the_readme_has_only_commands_that_a_test_runs() -> None:
     for line in commands(README):
-        assert line.startswith(("git clone", "cd edgeproof", "make ", "python cli.py ")), f"nothing runs {line!r}"
+        assert line.startswith(("git clone", "cd edgeproof", "make ", "edgeproof ")), f"nothing runs {line!r}"
 
 
 def users_own_files(folder: Path) -> None:
@@ -64,10 +64,13 @@ def users_own_files(folder: Path) -> None:
 
 def test_the_commands_of_the_readme_work_in_their_order(tmp_path: Path) -> None:
     users_own_files(tmp_path)
-    environment = {**os.environ, "EDGEPROOF_RUNS": str(tmp_path / "runs"), "PYTHONPATH": str(ROOT)}
+    environment = {
+        **os.environ,
+        "EDGEPROOF_RUNS": str(tmp_path / "runs"),
+    }
     for line in commands(README):
-        if line.startswith("python cli.py"):
-            command = [sys.executable, str(ROOT / "cli.py"), *shlex.split(line)[2:]]
+        if line.startswith("edgeproof "):
+            command = [sys.executable, "-m", *shlex.split(line)]
             result = subprocess.run(
                 command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=600
             )

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.errors import ConfigError
-from toolkit.registry import FOLDERS, REQUIRED, entries, find
+from edgeproof.errors import ConfigError
+from edgeproof.plugins.registry import FOLDERS, REQUIRED, entries, find
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -39,5 +39,5 @@ def test_an_unknown_name_gets_the_nearest_one() -> None:
 
 
 def test_listing_imports_no_torch() -> None:
-    code = "import sys; from toolkit.registry import FOLDERS, entries; [entries(k) for k in FOLDERS]; sys.exit('torch' in sys.modules)"
+    code = "import sys; from edgeproof.plugins.registry import FOLDERS, entries; [entries(k) for k in FOLDERS]; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.errors import ConfigError, RunError
-from toolkit.runs import Run, atomic, sha256_file, write_json, write_text
+from edgeproof.errors import ConfigError, RunError
+from edgeproof.runs import Run, atomic, sha256_file, write_json, write_text
 
 CONFIG = {"epochs": 3, "seed": 0}
 

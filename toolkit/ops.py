@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels import l2_step as l2_kernel
-from kernels import linf_step as linf_kernel
-from kernels import momentum_step as momentum_kernel
-from kernels import runtime
-from kernels import universal_apply as universal_kernel
-from toolkit.types import Direction
+from edgeproof.kernels import l2_step as l2_kernel
+from edgeproof.kernels import linf_step as linf_kernel
+from edgeproof.kernels import momentum_step as momentum_kernel
+from edgeproof.kernels import runtime
+from edgeproof.kernels import universal_apply as universal_kernel
+from edgeproof.types import Direction
 
 LEVELS = 255  # of an 8-bit pixel
 

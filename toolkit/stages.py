@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from toolkit.config import (
+from edgeproof.config import (
     AttackConfig,
     BenchAttacksConfig,
     BenchConfig,
@@ -26,12 +26,11 @@ from toolkit.config import (
     build_config,
     format_eps,
 )
-from toolkit.distributed import first, share
-from toolkit.errors import ConfigError, ExhaustedError, first_line
-from toolkit.exhaustion import exhausted
-from toolkit.manifest import Manifest
-from toolkit.options import given_options, read_config
-from toolkit.runs import Run
+from edgeproof.errors import ConfigError, ExhaustedError, first_line
+from edgeproof.runs import Run
+from edgeproof.runs.manifest import Manifest
+from edgeproof.system.distributed import first, share
+from edgeproof.system.out_of_memory import exhausted
 
 R = TypeVar("R")
 
@@ -93,7 +92,7 @@ def interruptible(stage: Callable[[], R], outs: Sequence[Run]) -> R:
 
 def train_run(config: TrainConfig, values: Mapping[str, Any]) -> Run:
     """Train a classifier."""
-    from toolkit.training.loop import train
+    from edgeproof.training.loop import train
 
     name = f"{slug(config.data.name)}-{config.model}"
     return run_stage(config, train, kind="train", name=name, inputs=config.inputs(), values=values)
@@ -101,7 +100,7 @@ def train_run(config: TrainConfig, values: Mapping[str, Any]) -> Run:
 
 def poison_run(config: PoisonConfig, values: Mapping[str, Any]) -> Run:
     """Make training images that confuse whoever trains on them."""
-    from toolkit.poisoning.base import poison
+    from edgeproof.poisoning.base import poison
 
     name = f"{slug(config.data.name)}-{config.method}-{slug(format_eps(config.eps))}"
     return run_stage(config, poison, kind="poison", name=name, inputs=config.inputs(), values=values)
@@ -109,7 +108,7 @@ def poison_run(config: PoisonConfig, values: Mapping[str, Any]) -> Run:
 
 def import_run(config: ImportConfig, values: Mapping[str, Any]) -> Run:
     """Take a network and weights of the user's own."""
-    from toolkit.models.own import import_model
+    from edgeproof.models.own import import_model
 
     inputs = {"weights": Path(config.weights)}
     name = f"{slug(config.data.name)}-{slug(config.model)}"
@@ -118,8 +117,8 @@ def import_run(config: ImportConfig, values: Mapping[str, Any]) -> Run:
 
 def attack_runs(configs: Sequence[AttackConfig], values: Mapping[str, Any]) -> list[Run]:
     """Craft the adversarial sets of one attack, a run for each budget; they share what work can be shared."""
-    from toolkit.attacks.craft import attack_sweep
-    from toolkit.engines.specs import spec_path
+    from edgeproof.attacks.craft import attack_sweep
+    from edgeproof.engines.specs import spec_path
 
     if len(configs) > 1 and values.get("out"):
         raise ConfigError(
@@ -139,7 +138,7 @@ def attack_runs(configs: Sequence[AttackConfig], values: Mapping[str, Any]) -> l
 
 def falsify_run(config: FalsifyConfig, values: Mapping[str, Any]) -> Run:
     """Look for counterexamples to properties of graphs."""
-    from toolkit.attacks.properties.instances import answer_instances, read_instances
+    from edgeproof.attacks.properties.instances import answer_instances, read_instances
 
     found = read_instances(config)
     files = {path for instance in found for path in (instance.graph, instance.vnnlib)}
@@ -152,7 +151,7 @@ def falsify_run(config: FalsifyConfig, values: Mapping[str, Any]) -> Run:
 
 def export_run(config: ExportConfig, values: Mapping[str, Any]) -> Run:
     """Write the graphs of a checkpoint, each past its parity gate."""
-    from toolkit.deployment import export_model
+    from edgeproof.deployment.export import export_model
 
     return run_stage(
         config,
@@ -166,7 +165,7 @@ def export_run(config: ExportConfig, values: Mapping[str, Any]) -> Run:
 
 def build_run(config: BuildConfig, values: Mapping[str, Any]) -> Run:
     """Turn graphs into what a device opens."""
-    from toolkit.building import build_graphs
+    from edgeproof.deployment.build import build_graphs
 
     inputs = {"source": Path(config.source)}
     if config.locked and config.timing_cache:
@@ -179,9 +178,9 @@ def build_run(config: BuildConfig, values: Mapping[str, Any]) -> Run:
 
 def eval_run(config: EvalConfig, values: Mapping[str, Any]) -> Run:
     """Measure engines on adversarial sets and write the report."""
-    from toolkit.engines.specs import spec_path
-    from toolkit.evaluation.evaluate import evaluate
-    from toolkit.reports.write import write_reports
+    from edgeproof.engines.specs import spec_path
+    from edgeproof.evaluation.evaluate import evaluate
+    from edgeproof.reports.write import write_reports
 
     def stage(config: EvalConfig, out: Run) -> None:
         evaluate(config, out)
@@ -199,8 +198,8 @@ def eval_run(config: EvalConfig, values: Mapping[str, Any]) -> Run:
 
 def bench_run(config: BenchConfig, values: Mapping[str, Any]) -> Run:
     """Time engines."""
-    from toolkit.engines.specs import spec_path
-    from toolkit.evaluation.bench_engines import bench_engines
+    from edgeproof.engines.specs import spec_path
+    from edgeproof.evaluation.bench_engines import bench_engines
 
     def stage(config: BenchConfig, out: Run) -> None:
         bench_engines(config, out)
@@ -212,7 +211,7 @@ def bench_run(config: BenchConfig, values: Mapping[str, Any]) -> Run:
 
 def bench_attacks_run(config: BenchAttacksConfig, values: Mapping[str, Any]) -> Run:
     """Time attacks."""
-    from toolkit.attacks.bench_attacks import bench_attacks
+    from edgeproof.attacks.bench_attacks import bench_attacks
 
     def stage(config: BenchAttacksConfig, out: Run) -> None:
         bench_attacks(config, out)
@@ -224,7 +223,7 @@ def bench_attacks_run(config: BenchAttacksConfig, values: Mapping[str, Any]) -> 
 
 def quantize_run(config: QuantizeConfig, values: Mapping[str, Any]) -> Run:
     """Choose an INT8 build."""
-    from toolkit.quantization import choose_build
+    from edgeproof.deployment.int8_search import choose_build
 
     inputs = {"model": Path(config.model), "adversaries": Path(config.adversaries)}
     if config.calibration_adversaries:
@@ -235,8 +234,8 @@ def quantize_run(config: QuantizeConfig, values: Mapping[str, Any]) -> Run:
 
 def merged_run(paths: Sequence[Path], values: Mapping[str, Any]) -> Run:
     """Join the shards of an attack or an evaluation."""
-    from toolkit.evaluation.merge import merge, open_shards, whole_config
-    from toolkit.reports.write import write_reports
+    from edgeproof.evaluation.merge import merge, open_shards, whole_config
+    from edgeproof.reports.write import write_reports
 
     runs, shards = open_shards(paths)
     place = {"out": values.get("out"), "fresh": values.get("fresh", False)}
@@ -254,24 +253,9 @@ def merged_run(paths: Sequence[Path], values: Mapping[str, Any]) -> Run:
     return out
 
 
-def exported(values: dict[str, Any], *, pack_only: bool) -> Run:
-    """Export a checkpoint, or turn a graph into another form; an export run that is only to be packed is left as it is."""
-    built, export_only = given_options(BuildConfig, values), given_options(ExportConfig, values)
-    if built and export_only:
-        raise ConfigError(f"{built[0]} is for a graph and {export_only[0]} for a checkpoint; give one of the two")
-    if built and "--from" not in built:
-        raise ConfigError(f"{built[0]} is for a graph; name it with --from GRAPH.onnx")
-    if not built:
-        return export_run(read_config(ExportConfig, values), values)
-    config = read_config(BuildConfig, values)
-    if pack_only and built == ["--from"] and Path(config.source).is_dir():
-        return Run.open(config.source, kind="export")
-    return build_run(config, values)
-
-
 def bundled(bundle: Path, *, backends: Sequence[str], build: bool) -> dict[str, Any]:
     """Unpack a bundle and return its evaluation, of plans built here where that is asked for."""
-    from toolkit.evaluation.bundled import unpack_bundle
+    from edgeproof.evaluation.bundled import unpack_bundle
 
     config = unpack_bundle(bundle, backends=backends).model_dump()
     if build:

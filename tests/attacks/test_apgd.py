@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from edgeproof.attacks.apgd import apgd_ce, apgd_dlr, apgd_t, checkpoints
+from edgeproof.attacks.losses import margin
+from edgeproof.attacks.pgd import pgd_linf
+from edgeproof.errors import ConfigError
 from tests.oracles import Linear, draws, images, small_network, torchattacks_apgd
-from toolkit.attacks.apgd import apgd_ce, apgd_dlr, apgd_t, checkpoints
-from toolkit.attacks.losses import margin
-from toolkit.attacks.pgd import pgd_linf
-from toolkit.errors import ConfigError
 
 Y = torch.arange(64) % 5
 

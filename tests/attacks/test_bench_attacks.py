@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from edgeproof.attacks.bench_attacks import bench_attacks
+from edgeproof.config import BenchAttacksConfig
+from edgeproof.errors import ConfigError
+from edgeproof.runs import Run
 from tests.attacks.test_craft import train_run
-from toolkit.attacks.bench_attacks import bench_attacks
-from toolkit.config import BenchAttacksConfig
-from toolkit.errors import ConfigError
-from toolkit.runs import Run
 
 
 def bench(model: Path, out: Path, **options: object) -> dict[str, object]:

@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 import torch
 
+from edgeproof.attacks.base import draws_of, find_attack
+from edgeproof.attacks.builds import BUILDS
+from edgeproof.attacks.choice import choose_attack
+from edgeproof.attacks.craft import attack
+from edgeproof.attacks.gradients import Builds, observe
+from edgeproof.attacks.losses import LOSSES
+from edgeproof.config import AttackConfig
+from edgeproof.data.arrays import read_npz
+from edgeproof.data.base import load_adversarial_set
+from edgeproof.runs import Run, sha256_file
 from tests.attacks.test_twin import data, engine_logits, graphs, npz_of
 from tests.oracles import images, small_network
-from toolkit.attacks.base import draws_of, find_attack
-from toolkit.attacks.builds import BUILDS
-from toolkit.attacks.choice import choose_attack
-from toolkit.attacks.craft import attack
-from toolkit.attacks.gradients import Builds, observe
-from toolkit.attacks.losses import LOSSES
-from toolkit.config import AttackConfig
-from toolkit.data.arrays import read_npz
-from toolkit.data.base import load_adversarial_set
-from toolkit.runs import Run, sha256_file
 
 __all__ = ["graphs"]
 EPS = 8 / 255

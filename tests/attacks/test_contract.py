@@ -7,12 +7,12 @@ import inspect
 import pytest
 import torch
 
+from edgeproof.attacks.base import AttackSpec, check_contract, distance, find_attack
+from edgeproof.attacks.choice import choose_attack
+from edgeproof.errors import AttackContractError, ConfigError
+from edgeproof.ops import LEVELS, to_grid
+from edgeproof.plugins.registry import CALLERS, entries
 from tests.oracles import draws, images, small_network
-from toolkit.attacks.base import AttackSpec, check_contract, distance, find_attack
-from toolkit.attacks.choice import choose_attack
-from toolkit.errors import AttackContractError, ConfigError
-from toolkit.ops import LEVELS, to_grid
-from toolkit.registry import CALLERS, entries
 
 EPS = 8 / 255
 SPECS = [find_attack(name) for name in entries("attack")]

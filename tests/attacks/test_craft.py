@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+from edgeproof.attacks import shards
+from edgeproof.attacks.base import find_attack
+from edgeproof.attacks.craft import SHARDS, attack, craft
+from edgeproof.config import AttackConfig
+from edgeproof.data.base import AdversarialSet, LabelledImages, load_adversarial_set, save_adversarial_set
+from edgeproof.errors import ConfigError, DataError
+from edgeproof.models.base import build_classifier, save_classifier
+from edgeproof.runs import Run
 from tests.oracles import labelled_images, small_network
-from toolkit.attacks import shards
-from toolkit.attacks.base import find_attack
-from toolkit.attacks.craft import SHARDS, attack, craft
-from toolkit.config import AttackConfig
-from toolkit.data.base import AdversarialSet, LabelledImages, load_adversarial_set, save_adversarial_set
-from toolkit.errors import ConfigError, DataError
-from toolkit.models.base import build_classifier, save_classifier
-from toolkit.runs import Run
 
 EPS = 8 / 255
 

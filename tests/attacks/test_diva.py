@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from edgeproof.attacks.base import find_attack
+from edgeproof.attacks.choice import choose_attack
+from edgeproof.attacks.craft import attack
+from edgeproof.attacks.diva import diva, gap, lead
+from edgeproof.config import AttackConfig
+from edgeproof.data.base import load_adversarial_set
+from edgeproof.errors import ConfigError
+from edgeproof.runs import Run
 from tests.attacks.test_twin import data, engine_logits, graphs, npz_of
 from tests.oracles import draws, images, small_network
-from toolkit.attacks.base import find_attack
-from toolkit.attacks.choice import choose_attack
-from toolkit.attacks.craft import attack
-from toolkit.attacks.diva import diva, gap, lead
-from toolkit.config import AttackConfig
-from toolkit.data.base import load_adversarial_set
-from toolkit.errors import ConfigError
-from toolkit.runs import Run
 
 __all__ = ["graphs"]
 

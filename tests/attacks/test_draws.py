@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from toolkit.attacks.base import Draws, philox
+from edgeproof.attacks.base import Draws, philox
 
 
 def test_philox_gives_the_words_that_its_authors_publish() -> None:

@@ -11,13 +11,13 @@ import torch
 from onnx import helper
 from torch import nn
 
-from export.standard import standardize_graph
+from edgeproof.attacks.craft import attack
+from edgeproof.config import AttackConfig
+from edgeproof.data.base import load_adversarial_set
+from edgeproof.engines.base import open_engine, predict_all
+from edgeproof.export.standard import standardize_graph
+from edgeproof.runs import Run
 from tests.models.test_imported import IMAGE, Dense, Transformer, export, fresh, graph_model, images, normal, saved
-from toolkit.attacks.craft import attack
-from toolkit.config import AttackConfig
-from toolkit.data.base import load_adversarial_set
-from toolkit.engines.base import open_engine, predict_all
-from toolkit.runs import Run
 
 pytest.importorskip("onnxruntime")
 EPS = 8 / 255

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from toolkit.attacks.losses import cross_entropy, dlr, goal_margin, margin, targeted_dlr
-from toolkit.errors import ConfigError
+from edgeproof.attacks.losses import cross_entropy, dlr, goal_margin, margin, targeted_dlr
+from edgeproof.errors import ConfigError
 
 LOGITS = torch.tensor([[3.0, 1.0, 0.0, -2.0], [0.0, 4.0, 3.0, 1.0]])
 

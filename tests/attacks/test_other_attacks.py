@@ -8,6 +8,16 @@ from functools import partial
 import pytest
 import torch
 
+from edgeproof.attacks.balls import uniform_in_l2
+from edgeproof.attacks.carlini_wagner import cw_l2
+from edgeproof.attacks.deepfool import deepfool
+from edgeproof.attacks.ensemble import ensemble
+from edgeproof.attacks.losses import margin
+from edgeproof.attacks.momentum import _gaussian, _placement, _shrink, di_fgsm, mi_fgsm, ti_fgsm
+from edgeproof.attacks.pgd import pgd_l2, pgd_linf, pgd_temperature
+from edgeproof.attacks.square import _side, square
+from edgeproof.errors import ConfigError
+from edgeproof.ops import l2_norm, l2_step
 from tests.oracles import (
     Linear,
     draws,
@@ -17,16 +27,6 @@ from tests.oracles import (
     small_network,
     torchattacks_attack,
 )
-from toolkit.attacks.balls import uniform_in_l2
-from toolkit.attacks.carlini_wagner import cw_l2
-from toolkit.attacks.deepfool import deepfool
-from toolkit.attacks.ensemble import ensemble
-from toolkit.attacks.losses import margin
-from toolkit.attacks.momentum import _gaussian, _placement, _shrink, di_fgsm, mi_fgsm, ti_fgsm
-from toolkit.attacks.pgd import pgd_l2, pgd_linf, pgd_temperature
-from toolkit.attacks.square import _side, square
-from toolkit.errors import ConfigError
-from toolkit.ops import l2_norm, l2_step
 
 Y = torch.arange(16) % 5
 EPS, STEP = 8 / 255, 2 / 255

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgeproof.attacks.craft import attack
+from edgeproof.config import AttackConfig, BuildConfig
+from edgeproof.data.base import load_adversarial_set
+from edgeproof.data.perturbation import PERTURBATION, load_perturbation, save_perturbation
+from edgeproof.deployment.build import build_graphs
+from edgeproof.engines.base import open_engine, predict_all
+from edgeproof.errors import ConfigError, DataError, RunError
+from edgeproof.runs import Run
 from tests.attacks.test_craft import start, train_run
-from toolkit.attacks.craft import attack
-from toolkit.building import build_graphs
-from toolkit.config import AttackConfig, BuildConfig
-from toolkit.data.base import load_adversarial_set
-from toolkit.data.perturbation import PERTURBATION, load_perturbation, save_perturbation
-from toolkit.engines.base import open_engine, predict_all
-from toolkit.errors import ConfigError, DataError, RunError
-from toolkit.runs import Run
 
 EPS = 0.1
 FAST = {"steps": 3, "fit_batch": 32}
@@ -109,8 +109,8 @@ def test_a_data_set_without_training_images_is_refused(fitted: dict[str, Path], 
 
 
 def _graph(model: Path, folder: Path) -> Path:
-    from export.to_onnx import export_onnx
-    from toolkit.models.base import load_classifier
+    from edgeproof.export.to_onnx import export_onnx
+    from edgeproof.models.base import load_classifier
 
     classifier = load_classifier(model / "model.safetensors")
     metadata = {"edgeproof": "test", "classes": json.dumps(classifier.classes)}

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from edgeproof.attacks.base import Draws, find_attack
+from edgeproof.attacks.choice import choose_attack
+from edgeproof.attacks.probes import choose_probe, look_for_masking
+from edgeproof.attacks.shards import Source, indicators, read_shards, write_shards
+from edgeproof.data.base import LabelledImages
+from edgeproof.evaluation.masking import indicators as known
 from tests.oracles import labelled_images, small_network
-from toolkit.attacks.base import Draws, find_attack
-from toolkit.attacks.choice import choose_attack
-from toolkit.attacks.probes import choose_probe, look_for_masking
-from toolkit.attacks.shards import Source, indicators, read_shards, write_shards
-from toolkit.data.base import LabelledImages
-from toolkit.evaluation.masking import indicators as known
 
 Model = Callable[[Tensor], Tensor]
 NETWORK = small_network().float()

@@ -12,17 +12,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from edgeproof.attacks.craft import attack
+from edgeproof.attacks.hop_skip_jump import hop_skip_jump, hop_skip_jump_l2
+from edgeproof.attacks.queries import QueriedEngine, QueryTrace, query_counts
+from edgeproof.attacks.square import square
+from edgeproof.attacks.twin import open_queried
+from edgeproof.config import AttackConfig
+from edgeproof.data.base import AdversarialSet, load_adversarial_set
+from edgeproof.errors import ConfigError
+from edgeproof.runs import Run
 from tests.attacks.test_twin import data, engine_logits, graphs, npz_of
 from tests.oracles import Linear, draws, foolbox_minimum, images, labelled_images, small_network
-from toolkit.attacks.craft import attack
-from toolkit.attacks.hop_skip_jump import hop_skip_jump, hop_skip_jump_l2
-from toolkit.attacks.queries import QueriedEngine, QueryTrace, query_counts
-from toolkit.attacks.square import square
-from toolkit.attacks.twin import open_queried
-from toolkit.config import AttackConfig
-from toolkit.data.base import AdversarialSet, load_adversarial_set
-from toolkit.errors import ConfigError
-from toolkit.runs import Run
 
 __all__ = ["graphs"]
 pytest.importorskip("onnxruntime")

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from cli import cli
+from edgeproof.commands import cli
+from edgeproof.data.base import load_adversarial_set
+from edgeproof.errors import DataError
+from edgeproof.runs import Run
 from tests.attacks.test_craft import train_run
-from toolkit.data.base import load_adversarial_set
-from toolkit.errors import DataError
-from toolkit.runs import Run
 
 
 def crafted(model: Path, out: Path, *more: str) -> Path:

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from edgeproof.attacks.fgsm import fgsm, fgsm_possas
+from edgeproof.attacks.ifgsm import ifgsm, ifgsm_unprojected
+from edgeproof.attacks.losses import margin
+from edgeproof.attacks.noise import noise
+from edgeproof.attacks.pgd import pgd_linf
+from edgeproof.errors import ConfigError, ModelError
 from tests.oracles import Linear, draws, foolbox_pgd, images, random_start, small_network, torchattacks_pgd
-from toolkit.attacks.fgsm import fgsm, fgsm_possas
-from toolkit.attacks.ifgsm import ifgsm, ifgsm_unprojected
-from toolkit.attacks.losses import margin
-from toolkit.attacks.noise import noise
-from toolkit.attacks.pgd import pgd_linf
-from toolkit.errors import ConfigError, ModelError
 
 EPS, STEP = 8 / 255, 2 / 255
 Y = torch.arange(16) % 5

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from edgeproof.attacks.gradients import observe
+from edgeproof.attacks.losses import cross_entropy
+from edgeproof.attacks.source import fast_source, fold_batch_norms
+from edgeproof.errors import ModelError
+from edgeproof.models.base import build_classifier
 from tests.oracles import images, small_network
-from toolkit.attacks.gradients import observe
-from toolkit.attacks.losses import cross_entropy
-from toolkit.attacks.source import fast_source, fold_batch_norms
-from toolkit.errors import ModelError
-from toolkit.models.base import build_classifier
 
 Y = torch.arange(16) % 5
 
@@ -120,7 +120,7 @@ def test_what_cannot_be_folded_is_left_as_it_is(kind: type[nn.Module]) -> None:
 
 
 def test_a_fast_form_with_other_logits_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("toolkit.attacks.source.fold_batch_norms", lambda model: nn.Sequential(model, nn.Softmax(1)))
+    monkeypatch.setattr("edgeproof.attacks.source.fold_batch_norms", lambda model: nn.Sequential(model, nn.Softmax(1)))
     with pytest.raises(ModelError, match=r"the folded source model's logits differ by .* use gradients = exact"):
         fast_source(small_network().float(), images().float(), mode="fast")
 

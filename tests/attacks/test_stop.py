@@ -3,12 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from edgeproof.attacks.base import parse_stop
+from edgeproof.attacks.fgsm import fgsm
+from edgeproof.attacks.losses import margin
+from edgeproof.attacks.pgd import pgd_linf
+from edgeproof.errors import ConfigError
 from tests.oracles import draws, images, small_network
-from toolkit.attacks.base import parse_stop
-from toolkit.attacks.fgsm import fgsm
-from toolkit.attacks.losses import margin
-from toolkit.attacks.pgd import pgd_linf
-from toolkit.errors import ConfigError
 
 Y = torch.arange(64) % 5
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from edgeproof.attacks.base import find_attack
+from edgeproof.attacks.choice import choose_attack
+from edgeproof.attacks.ensemble import ensemble
+from edgeproof.plugins.registry import entries
 from tests.oracles import draws, images, small_network, torchattacks_attack
-from toolkit.attacks.base import find_attack
-from toolkit.attacks.choice import choose_attack
-from toolkit.attacks.ensemble import ensemble
-from toolkit.registry import entries
 
 SPECS = [spec for name in entries("attack") if (spec := find_attack(name)).norm == "linf" and spec.access != "data"]
 SHORT = {"steps": 10, "queries": 50, "targets": 3, "attacks": "fgsm,apgd-ce,pgd-linf"}

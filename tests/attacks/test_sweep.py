@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
+from edgeproof.attacks.base import find_attack
+from edgeproof.attacks.choice import choose_attack, run_sweep
+from edgeproof.attacks.craft import attack, attack_sweep
+from edgeproof.config import AttackConfig
+from edgeproof.data.base import load_adversarial_set
+from edgeproof.errors import ConfigError
+from edgeproof.plugins.registry import entries
+from edgeproof.runs import Run
 from tests.attacks.test_craft import digests, train_run
 from tests.oracles import draws, images, small_network
-from toolkit.attacks.base import find_attack
-from toolkit.attacks.choice import choose_attack, run_sweep
-from toolkit.attacks.craft import attack, attack_sweep
-from toolkit.config import AttackConfig
-from toolkit.data.base import load_adversarial_set
-from toolkit.errors import ConfigError
-from toolkit.registry import entries
-from toolkit.runs import Run
 
 SPECS = [find_attack(name) for name in entries("attack")]
 NESTED = [spec for spec in SPECS if spec.nested]

@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import torch
 
+from edgeproof.attacks.base import find_attack
+from edgeproof.attacks.craft import attack, craft
+from edgeproof.attacks.twin import Origin, check_twin, chosen_data, confirm, open_source
+from edgeproof.config import AttackConfig
+from edgeproof.data.base import AdversarialSet, LabelledImages, load_adversarial_set
+from edgeproof.data.origin import data_of
+from edgeproof.engines.base import open_engine, predict_all
+from edgeproof.errors import ConfigError, ModelError, RunError
+from edgeproof.models.imported import import_onnx
+from edgeproof.runs import Run
+from edgeproof.types import GradientMode
 from tests.oracles import SHAPE, labelled_images, small_network
-from toolkit.attacks.base import find_attack
-from toolkit.attacks.craft import attack, craft
-from toolkit.attacks.twin import Origin, check_twin, chosen_data, confirm, open_source
-from toolkit.config import AttackConfig
-from toolkit.data.base import AdversarialSet, LabelledImages, load_adversarial_set
-from toolkit.data.origin import data_of
-from toolkit.engines.base import open_engine, predict_all
-from toolkit.errors import ConfigError, ModelError, RunError
-from toolkit.models.imported import import_onnx
-from toolkit.runs import Run
-from toolkit.types import GradientMode
 
 pytest.importorskip("onnxruntime")
 EPS = 8 / 255
@@ -27,9 +27,9 @@ CHECKED = {"import_flips": 0.0}
 @pytest.fixture(scope="module")
 def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The FP32, FP16 and INT8 graphs of a small network, in one folder."""
-    from export.fp16 import convert_fp16
-    from export.int8 import quantize_int8
-    from export.to_onnx import export_onnx
+    from edgeproof.export.fp16 import convert_fp16
+    from edgeproof.export.int8 import quantize_int8
+    from edgeproof.export.to_onnx import export_onnx
 
     folder = tmp_path_factory.mktemp("graphs")
     fp32 = folder / "model.fp32.onnx"
@@ -166,7 +166,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_probabilities_are_compared_with_probabilities(tmp_path: Path) -> None:
-    from export.to_onnx import export_onnx
+    from edgeproof.export.to_onnx import export_onnx
 
     network = torch.nn.Sequential(small_network().float(), torch.nn.Softmax(1)).eval()
     export_onnx(network, tmp_path / "m.onnx", input_shape=SHAPE, opset=17, exporter="torchscript")

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from edgeproof.attacks import fitting
+from edgeproof.attacks.base import find_attack
+from edgeproof.attacks.choice import choose_attack
+from edgeproof.attacks.fitting import Feed, Journal
+from edgeproof.attacks.goals import Balanced, clamped_cross_entropy, entropy, uniform_histogram
+from edgeproof.attacks.universal import universal, universal_balanced, universal_l2
+from edgeproof.errors import ConfigError
 from tests.oracles import Linear, draws, images, small_network
-from toolkit.attacks import fitting
-from toolkit.attacks.base import find_attack
-from toolkit.attacks.choice import choose_attack
-from toolkit.attacks.fitting import Feed, Journal
-from toolkit.attacks.goals import Balanced, clamped_cross_entropy, entropy, uniform_histogram
-from toolkit.attacks.universal import universal, universal_balanced, universal_l2
-from toolkit.errors import ConfigError
 
 EPS = 8 / 255
 SMALL = {"steps": 20, "fit_batch": 8}

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from toolkit.data.base import LabelledImages
-from toolkit.errors import DataError
-from toolkit.types import Array
+from edgeproof.data.base import LabelledImages
+from edgeproof.errors import DataError
+from edgeproof.types import Array
 
 
 def pixels(count: int, shape: tuple[int, ...] = (3, 32, 32), *, seed: int = 0) -> Array:

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from edgeproof.data.arrays import read_npz, to_float, to_storage, write_npz
+from edgeproof.errors import DataError
 from tests.data.files import refusal
-from toolkit.data.arrays import read_npz, to_float, to_storage, write_npz
-from toolkit.errors import DataError
 
 
 def header(shape: str, *, kind: str = "|u1") -> bytes:
@@ -93,7 +93,7 @@ def test_an_array_that_claims_terabytes_is_one_clear_error(tmp_path: Path) -> No
 
 def test_an_archive_that_claims_terabytes_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_member(tmp_path / "big.npz", header("(64,)") + bytes(64))
-    monkeypatch.setattr("toolkit.data.arrays.MAX_BYTES", 100)
+    monkeypatch.setattr("edgeproof.data.arrays.MAX_BYTES", 100)
     with pytest.raises(DataError, match=r"would unpack to \d+ bytes; the limit is 100"):
         read_npz(tmp_path / "big.npz")
 

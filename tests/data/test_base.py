@@ -12,9 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.data.files import labelled
-from toolkit.config import DataConfig
-from toolkit.data.base import (
+from edgeproof.config import DataConfig
+from edgeproof.data.base import (
     PARTS,
     AdversarialSet,
     Dataset,
@@ -26,9 +25,10 @@ from toolkit.data.base import (
     save_adversarial_set,
     split_dataset,
 )
-from toolkit.data.sampling import stratified_sample
-from toolkit.errors import ConfigError, DataError, RunError
-from toolkit.runs import Run
+from edgeproof.data.sampling import stratified_sample
+from edgeproof.errors import ConfigError, DataError, RunError
+from edgeproof.runs import Run
+from tests.data.files import labelled
 
 
 def counts(images: LabelledImages) -> list[int]:
@@ -197,7 +197,7 @@ def test_training_images_are_read_once_and_only_when_they_are_asked_for(monkeypa
         return labelled([4, 4])
 
     dataset = Dataset(labelled([2, 2], split="test"), load_train)
-    monkeypatch.setattr("toolkit.data.base.load_dataset", lambda name, params: dataset)
+    monkeypatch.setattr("edgeproof.data.base.load_dataset", lambda name, params: dataset)
     assert len(load_part(DataConfig(), "test")) == 4
     assert read == []
     assert len(load_part(DataConfig(calibration=0), "train")) == 6

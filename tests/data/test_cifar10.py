@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgeproof.data.base import Dataset, load_dataset
+from edgeproof.data.cifar10 import CLASSES
+from edgeproof.errors import DataError
+from edgeproof.types import Array
 from tests.data.files import cifar_batches, cifar_binary, cifar_pickle, encode, pixels, write_tar
 from tests.data.test_pickles import EXECUTED, Bomb
-from toolkit.data.base import Dataset, load_dataset
-from toolkit.data.cifar10 import CLASSES
-from toolkit.errors import DataError
-from toolkit.types import Array
 
 Form = Callable[[Path, dict[str, tuple[Array, Array]]], None]
 
@@ -187,14 +187,14 @@ def test_a_damaged_or_incomplete_archive_is_one_clear_error(folder: Path) -> Non
 
 @pytest.mark.parametrize("write", [binary_folder, binary_tar])
 def test_an_absurdly_large_batch_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch, write: Form) -> None:
-    monkeypatch.setattr("toolkit.data.cifar10._MAX_BATCH_BYTES", 1000)
+    monkeypatch.setattr("edgeproof.data.cifar10._MAX_BATCH_BYTES", 1000)
     write(folder, cifar_batches())
     with pytest.raises(DataError, match=r"_batch(_1)?.bin has 12292 bytes; expected at most 1000"):
         _ = load_dataset("cifar10").train
 
 
 def test_an_archive_that_unpacks_to_too_much_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("toolkit.data.cifar10._MAX_ARCHIVE_BYTES", 20_000)
+    monkeypatch.setattr("edgeproof.data.cifar10._MAX_ARCHIVE_BYTES", 20_000)
     binary_tar(folder, cifar_batches())
     with pytest.raises(DataError, match=r"cifar-10-binary\.tar\.gz unpacks to more than 20000 bytes"):
         _ = load_dataset("cifar10").train

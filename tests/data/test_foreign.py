@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgeproof.data.foreign import load_foreign_set
+from edgeproof.errors import DataError
+from edgeproof.runs import sha256_file
 from tests.data.files import labelled
-from toolkit.data.foreign import load_foreign_set
-from toolkit.errors import DataError
-from toolkit.runs import sha256_file
 
 CLEAN = labelled([4, 4, 4], shape=(3, 4, 4), split="test")
 X, Y = CLEAN.images[:6], CLEAN.labels[:6]

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from edgeproof.data.base import load_dataset
+from edgeproof.data.idx import read_idx
+from edgeproof.errors import DataError
 from tests.data.files import idx_bytes, pixels, refusal, write_mnist
-from toolkit.data.base import load_dataset
-from toolkit.data.idx import read_idx
-from toolkit.errors import DataError
 
 
 @pytest.mark.parametrize("packed", [True, False])

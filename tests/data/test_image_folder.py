@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgeproof.data.base import load_dataset
+from edgeproof.errors import ConfigError, DataError
 from tests.data.files import pixels, write_image
-from toolkit.data.base import load_dataset
-from toolkit.errors import ConfigError, DataError
 
 
 def write_classes(folder: Path, sizes: dict[str, int], *, shape: tuple[int, ...] = (3, 6, 5), seed: int = 0) -> None:
@@ -92,8 +92,8 @@ def test_jpegs_are_read_and_bookkeeping_is_passed_over(tmp_path: Path) -> None:
 
 
 def test_many_images_are_decoded_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("toolkit.data.decode._THREADED_BYTES", 0)
-    monkeypatch.setattr("toolkit.data.decode._IMAGES_A_TASK", 3)
+    monkeypatch.setattr("edgeproof.data.decode._THREADED_BYTES", 0)
+    monkeypatch.setattr("edgeproof.data.decode._IMAGES_A_TASK", 3)
     write_classes(tmp_path / "test", {"a": 20, "bb": 11})
     images = load_dataset(f"folder:{tmp_path}").test.images
     expected = np.concatenate([pixels(20, (3, 6, 5), seed=1), pixels(11, (3, 6, 5), seed=2)])

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgeproof.data.base import Dataset, LabelledImages, split_dataset
+from edgeproof.data.imbalance import class_index, imbalanced, keep_counts, long_tailed, over_sample, under_sample
+from edgeproof.errors import ConfigError, DataError
 from tests.data.files import labelled
-from toolkit.data.base import Dataset, LabelledImages, split_dataset
-from toolkit.data.imbalance import class_index, imbalanced, keep_counts, long_tailed, over_sample, under_sample
-from toolkit.errors import ConfigError, DataError
 
 DATA = labelled([20, 20, 20, 20])
 

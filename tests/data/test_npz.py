@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgeproof.data.base import load_dataset
+from edgeproof.data.npz import to_nchw
+from edgeproof.errors import DataError
 from tests.data.files import pixels
-from toolkit.data.base import load_dataset
-from toolkit.data.npz import to_nchw
-from toolkit.errors import DataError
 
 COLOUR = pixels(6, (3, 8, 5))
 LABELS = np.array([0, 1, 2, 2, 1, 0])

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgeproof.data.pickles import read_pickled_dict
+from edgeproof.errors import DataError
 from tests.data.files import cifar_pickle, pixels, refusal
-from toolkit.data.pickles import read_pickled_dict
-from toolkit.errors import DataError
 
 EXECUTED = "edgeproof-executed"
 

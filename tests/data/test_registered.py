@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from toolkit.data import cifar10, idx, source
-from toolkit.data.base import PARTS, Dataset, load_dataset, split_dataset
-from toolkit.errors import ConfigError
-from toolkit.registry import entries
+from edgeproof.data import cifar10, idx, source
+from edgeproof.data.base import PARTS, Dataset, load_dataset, split_dataset
+from edgeproof.errors import ConfigError
+from edgeproof.plugins.registry import entries
 
 SMALL = ("digits", "synthetic")
 NAMES = [name for name, entry in entries("data").items() if not entry.options.get("path")]

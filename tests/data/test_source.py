@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from toolkit.data import cifar10, idx
-from toolkit.data.source import RemoteFile, download, find_dataset
-from toolkit.errors import DataError, UnavailableError
+from edgeproof.data import cifar10, idx
+from edgeproof.data.source import RemoteFile, download, find_dataset
+from edgeproof.errors import DataError, UnavailableError
 
 CONTENT = bytes(range(256)) * 9000
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgeproof.data.squeeze import squeeze
+from edgeproof.errors import ConfigError, DataError
 from tests.data.files import labelled
-from toolkit.data.squeeze import squeeze
-from toolkit.errors import ConfigError, DataError
 
 GREY = labelled([3, 3])
 COLOUR = replace(GREY, images=np.random.default_rng(0).integers(0, 256, (6, 3, 16, 16)).astype(np.float32) / 255)

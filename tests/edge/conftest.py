@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import cli
+from edgeproof import commands
+from edgeproof.data.base import AdversarialSet, LabelledImages, save_adversarial_set
+from edgeproof.runs import Run
 from tests.edge.tiny_onnx import write_linear
-from toolkit.data.base import AdversarialSet, LabelledImages, save_adversarial_set
-from toolkit.runs import Run
 
 CLASSES = ("ant", "bee", "cat")
 SHAPE = (1, 4, 4)
@@ -97,7 +97,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  #
     def call(*arguments: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["cli.py", *map(str, arguments)])
         try:
-            cli.main()
+            commands.main()
             status = 0
         except SystemExit as stop:
             status = int(stop.code or 0)

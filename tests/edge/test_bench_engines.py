@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgeproof.config import BenchConfig
+from edgeproof.errors import ConfigError, DataError
+from edgeproof.evaluation.bench import BenchReport
+from edgeproof.evaluation.bench_engines import bench_engines
+from edgeproof.runs import Run
 from tests.edge.tiny_onnx import write_linear
-from toolkit.config import BenchConfig
-from toolkit.errors import ConfigError, DataError
-from toolkit.evaluation.bench import BenchReport
-from toolkit.evaluation.bench_engines import bench_engines
-from toolkit.runs import Run
 
 pytest.importorskip("onnxruntime")
 

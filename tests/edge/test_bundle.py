@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from edgeproof.config import EvalConfig
+from edgeproof.errors import DataError, RunError
+from edgeproof.evaluation import bundle
+from edgeproof.evaluation.bundle import check_bundle, open_bundle, write_bundle
+from edgeproof.evaluation.evaluate import evaluate
+from edgeproof.evaluation.results import Results
+from edgeproof.runs import Run
 from tests.edge.conftest import MakeSet
-from toolkit import bundle
-from toolkit.bundle import check_bundle, open_bundle, write_bundle
-from toolkit.config import EvalConfig
-from toolkit.errors import DataError, RunError
-from toolkit.evaluation.evaluate import evaluate
-from toolkit.evaluation.results import Results
-from toolkit.runs import Run
 
 Members = dict[str, bytes]
 

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgeproof.engines import trt
+from edgeproof.runs import Run
 from tests.edge.conftest import MakeSet
 from tests.engines import pretended_tensorrt
 from tests.engines.pretended_tensorrt import HostMemory
-from toolkit.engines import trt
-from toolkit.runs import Run
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_plans_are_built_on_the_device_recorded_and_evaluated(
     """With a double of TensorRT: what is tested is the way from the bundle to the run folder."""
     monkeypatch.setitem(sys.modules, "tensorrt", pretended_tensorrt)
     monkeypatch.setattr(trt, "open_cuda_memory", lambda device: HostMemory())
-    monkeypatch.setattr("export.to_tensorrt.build_plan", build_pretended)
+    monkeypatch.setattr("edgeproof.export.to_tensorrt.build_plan", build_pretended)
     done = run("eval", "--bundle", packed, "--build", "--no-throughput", "--batch-size", 8)
     assert done.status in (0, 1), done.err
     results = json.loads((Path(done.out.strip()) / "results.json").read_text())

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import cli
+from edgeproof.commands.show import LISTED
 from tests.edge.conftest import MakeSet
 
 TORCH = importlib.util.find_spec("torch") is not None
@@ -127,7 +127,7 @@ def test_bench_engines_prints_a_table_on_stderr_and_the_folder_or_json_on_stdout
     assert run("bench", "engines").status == 2
 
 
-@pytest.mark.parametrize("kind", list(cli.LISTED))
+@pytest.mark.parametrize("kind", list(LISTED))
 def test_list_names_plug_ins_without_importing_them(run, kind: str) -> None:  # type: ignore[no-untyped-def]
     done = run("list", kind, "--json")
     assert done.status == 0

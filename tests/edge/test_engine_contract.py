@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from edgeproof.engines.base import Engine, EngineOptions, RunsInPlace, ShowsKernels, open_engine, predict_all
+from edgeproof.errors import ConfigError, DataError, ToolkitError, UnavailableError
+from edgeproof.plugins.registry import entries
 from tests.edge.tiny_onnx import write_linear
-from toolkit.engines.base import Engine, EngineOptions, RunsInPlace, ShowsKernels, open_engine, predict_all
-from toolkit.errors import ConfigError, DataError, ToolkitError, UnavailableError
-from toolkit.registry import entries
 
 CLASSES = ("ant", "bee", "cat")
 SHAPE = (1, 4, 4)
@@ -48,7 +48,7 @@ def write_fixed_graph(folder: Path, precision: str) -> Path:
 def write_checkpoint(folder: Path, precision: str) -> Path:
     import torch
 
-    from toolkit.models.base import build_classifier, save_classifier
+    from edgeproof.models.base import build_classifier, save_classifier
 
     name = "tests.edge.torch_linear:Linear"
     model = build_classifier(name, input_shape=SHAPE, classes=CLASSES, mean=(0.0,), std=(1.0,))

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from edgeproof.config import EvalConfig
+from edgeproof.data.base import LabelledImages
+from edgeproof.engines.fake import FakeEngine
+from edgeproof.errors import ConfigError, DataError, RunError, ToolkitError
+from edgeproof.evaluation import metrics
+from edgeproof.evaluation.evaluate import evaluate
+from edgeproof.evaluation.results import Results
+from edgeproof.evaluation.summary import recompute
+from edgeproof.runs import Run
 from tests.edge.conftest import CLASSES, SHAPE, MakeSet
 from tests.edge.tiny_onnx import write_linear
-from toolkit.config import EvalConfig
-from toolkit.data.base import LabelledImages
-from toolkit.engines.fake import FakeEngine
-from toolkit.errors import ConfigError, DataError, RunError, ToolkitError
-from toolkit.evaluation import metrics
-from toolkit.evaluation.evaluate import evaluate
-from toolkit.evaluation.results import Results
-from toolkit.evaluation.summary import recompute
-from toolkit.runs import Run
 
 pytest.importorskip("onnxruntime")
 

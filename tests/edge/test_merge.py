@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from cli import cli
+from edgeproof.commands import cli
+from edgeproof.data.arrays import read_npz
+from edgeproof.data.shard import Shard, check_complete, interleave, parse_shard
+from edgeproof.errors import ConfigError, DataError, RunError
+from edgeproof.evaluation.merge import open_shards
 from tests.edge.conftest import MakeSet
-from toolkit.data.arrays import read_npz
-from toolkit.data.shard import Shard, check_complete, interleave, parse_shard
-from toolkit.errors import ConfigError, DataError, RunError
-from toolkit.evaluation.merge import open_shards
 
 pytest.importorskip("onnxruntime")
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from edgeproof.engines.base import open_engine, predict_all
+from edgeproof.engines.cuda_memory import PycudaMemory, TorchMemory
 from tests.edge.tiny_onnx import write_linear
-from toolkit.engines.base import open_engine, predict_all
-from toolkit.engines.cuda_memory import PycudaMemory, TorchMemory
 
 pytestmark = pytest.mark.gpu
 WEIGHTS = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
@@ -32,7 +32,7 @@ def test_onnx_runtime_runs_on_the_gpu_and_nowhere_else(backend: str, tmp_path: P
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_tensorrt_runs_the_plan_that_was_built_here(precision: str, tmp_path: Path) -> None:
-    from export.to_tensorrt import PlanSettings, build_plan
+    from edgeproof.export.to_tensorrt import PlanSettings, build_plan
 
     graph = write_linear(tmp_path / "m.onnx", WEIGHTS, precision=precision)
     plan = tmp_path / "m.plan"

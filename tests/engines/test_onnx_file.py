@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgeproof.engines.onnx_file import read_onnx
+from edgeproof.errors import ModelError
 from tests.edge.tiny_onnx import FLOAT16, UINT8, write_linear
-from toolkit.engines.onnx_file import read_onnx
-from toolkit.errors import ModelError
 
 WEIGHTS = np.random.default_rng(0).normal(size=(48, 3)).astype(np.float32)
 SHAPE = ("batch", 3, 4, 4)
@@ -50,7 +50,7 @@ def test_the_signature_is_that_of_the_graph(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"input_type": UINT8}, r"takes uint8 .*bring it to that with: cli.py export --from .*m.onnx --range 255"),
+        ({"input_type": UINT8}, r"takes uint8 .*bring it to that with: edgeproof export --from .*m.onnx --range 255"),
         ({"input_type": FLOAT16}, r"takes float16 .*export --from .*convert to FP16 again with float32 inputs"),
         (
             {"shape": ("n", 8, 2, 3)},

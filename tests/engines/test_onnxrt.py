@@ -10,10 +10,10 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from edgeproof.engines import onnxrt
+from edgeproof.engines.base import EngineOptions, ShowsKernels, open_engine, reader_of
+from edgeproof.errors import ConfigError, ModelError, UnavailableError
 from tests.edge.tiny_onnx import write_linear
-from toolkit.engines import onnxrt
-from toolkit.engines.base import EngineOptions, ShowsKernels, open_engine, reader_of
-from toolkit.errors import ConfigError, ModelError, UnavailableError
 
 WEIGHTS = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
 

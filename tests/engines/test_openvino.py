@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.to_openvino import convert_openvino
+from edgeproof.engines.base import EngineOptions, open_engine
+from edgeproof.engines.onnx_file import read_onnx
+from edgeproof.errors import ConfigError, ModelError, UnavailableError
+from edgeproof.export.to_openvino import convert_openvino
 from tests.edge.tiny_onnx import write_linear
-from toolkit.engines.base import EngineOptions, open_engine
-from toolkit.engines.onnx_file import read_onnx
-from toolkit.errors import ConfigError, ModelError, UnavailableError
 
 openvino = pytest.importorskip("openvino")
 WEIGHTS = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from toolkit.engines.base import EngineOptions, open_engine, predict_all
-from toolkit.errors import ConfigError, UnavailableError
-from toolkit.models.base import Classifier, build_classifier, save_classifier
+from edgeproof.engines.base import EngineOptions, open_engine, predict_all
+from edgeproof.errors import ConfigError, UnavailableError
+from edgeproof.models.base import Classifier, build_classifier, save_classifier
 
 SHAPE = (3, 16, 16)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.engines.specs import EngineSpec, distinct_names, read_specs, spec_path
-from toolkit.errors import ConfigError, ModelError, RunError
-from toolkit.runs import Run
+from edgeproof.engines.specs import EngineSpec, distinct_names, read_specs, spec_path
+from edgeproof.errors import ConfigError, ModelError, RunError
+from edgeproof.runs import Run
 
 
 def make_run(folder: Path, kind: str, *names: str) -> Path:

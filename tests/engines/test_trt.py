@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from edgeproof.engines import trt
+from edgeproof.engines.base import Engine, EngineOptions, open_engine, predict_all
+from edgeproof.errors import ConfigError, DataError, ModelError, UnavailableError
 from tests.engines import pretended_tensorrt
 from tests.engines.pretended_tensorrt import HostMemory
-from toolkit.engines import trt
-from toolkit.engines.base import Engine, EngineOptions, open_engine, predict_all
-from toolkit.errors import ConfigError, DataError, ModelError, UnavailableError
 
 WEIGHTS = np.random.default_rng(0).normal(size=(3, 1, 4, 4)).astype(np.float32)
 Write = Callable[..., Path]

@@ -4,7 +4,7 @@ from itertools import count
 
 import pytest
 
-from toolkit.evaluation.bench import BenchReport, bench_report, compare_sides, take_turns, take_turns_twice
+from edgeproof.evaluation.bench import BenchReport, bench_report, compare_sides, take_turns, take_turns_twice
 
 
 def test_sides_take_turns_and_the_warm_up_is_not_kept() -> None:

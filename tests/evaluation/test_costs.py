@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from toolkit.errors import ConfigError
-from toolkit.evaluation.costs import check_costs, choose_costs, cost_record, protected_costs, read_costs
-from toolkit.evaluation.metrics import image_costs, mean_interval
+from edgeproof.errors import ConfigError
+from edgeproof.evaluation.costs import check_costs, choose_costs, cost_record, protected_costs, read_costs
+from edgeproof.evaluation.metrics import image_costs, mean_interval
 
 CLASSES = ("ant", "bee", "cat")
 COSTS = np.array([[0.0, 1, 2], [4, 0, 8], [16, 32, 0]])

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from cli import cli
-from toolkit.config import DetectConfig
-from toolkit.data.base import LabelledImages, load_splits
-from toolkit.errors import DataError
-from toolkit.evaluation.detection import DetectRecord, compare, detect_noise, residuals
+from edgeproof.commands import cli
+from edgeproof.config import DetectConfig
+from edgeproof.data.base import LabelledImages, load_splits
+from edgeproof.errors import DataError
+from edgeproof.evaluation.detection import DetectRecord, compare, detect_noise, residuals
 
 pytest.importorskip("sklearn")
 

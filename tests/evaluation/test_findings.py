@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from toolkit.evaluation.findings import finding_sentences
+from edgeproof.evaluation.findings import finding_sentences
 
 BUILDS = {
     "deployed": "m.int8.onnx", "images": 64, "right_before": 56, "found": 17, "not_found": 39, "source_right": 51,

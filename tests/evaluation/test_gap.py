@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from toolkit.evaluation.gap import measured_gaps, threat_to, worst_cases
-from toolkit.evaluation.results import EngineRecord, SetRecord
-from toolkit.evaluation.scoring import Predictions
+from edgeproof.evaluation.gap import measured_gaps, threat_to, worst_cases
+from edgeproof.evaluation.results import EngineRecord, SetRecord
+from edgeproof.evaluation.scoring import Predictions
 
 
 def engine(name: str = "ort-int8", sha256: str = "aa") -> EngineRecord:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from toolkit.errors import ConfigError
-from toolkit.evaluation.costs import protected_costs
-from toolkit.evaluation.gates import METRICS, Gate, bind_gates, judge, parse_gates
-from toolkit.evaluation.results import CellRecord, GateRecord, SetRecord
-from toolkit.evaluation.scoring import Predictions, score
-from toolkit.types import Array
+from edgeproof.errors import ConfigError
+from edgeproof.evaluation.costs import protected_costs
+from edgeproof.evaluation.gates import METRICS, Gate, bind_gates, judge, parse_gates
+from edgeproof.evaluation.results import CellRecord, GateRecord, SetRecord
+from edgeproof.evaluation.scoring import Predictions, score
+from edgeproof.types import Array
 
 CLASSES = ("ant", "bee", "cat", "dog")
 ENGINES = {"ort-fp32": "fp32", "ort-int8-trt": "int8", "ort-int8-cpu": "int8"}

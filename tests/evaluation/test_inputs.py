@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from toolkit.data.base import AdversarialSet, load_dataset, save_adversarial_set
-from toolkit.errors import DataError
-from toolkit.evaluation.inputs import load_inputs
-from toolkit.runs import Run
+from edgeproof.data.base import AdversarialSet, load_dataset, save_adversarial_set
+from edgeproof.errors import DataError
+from edgeproof.evaluation.inputs import load_inputs
+from edgeproof.runs import Run
 
 
 def foreign(path: Path, *, count: int = 12, **more: np.ndarray) -> str:

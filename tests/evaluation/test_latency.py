@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from toolkit.evaluation.latency import FEWEST, MOST, WARM_UP, Timing, measure_throughput
+from edgeproof.evaluation.latency import FEWEST, MOST, WARM_UP, Timing, measure_throughput
 
 
 class Clock:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from edgeproof.evaluation.gap import measured_gaps, with_threats
+from edgeproof.evaluation.masking import indicators, masking, warnings
+from edgeproof.evaluation.results import IndicatorRecord, SetRecord
+from edgeproof.evaluation.scoring import Predictions, score
 from tests.evaluation.test_gap import CLEAN, engine, predictions, set_record
-from toolkit.evaluation.gap import measured_gaps, with_threats
-from toolkit.evaluation.masking import indicators, masking, warnings
-from toolkit.evaluation.results import IndicatorRecord, SetRecord
-from toolkit.evaluation.scoring import Predictions, score
 
 HEALTHY = {
     "zero_gradients": 0.01, "non_finite_gradients": 0.0, "saturated_loss": 0.02, "budget_used": 0.99, "probabilities": 0.0,

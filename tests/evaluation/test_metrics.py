@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
-from toolkit.evaluation import metrics
-from toolkit.evaluation.metrics import Rate
+from edgeproof.evaluation import metrics
+from edgeproof.evaluation.metrics import Rate
 
 LABELS = np.array([0, 0, 0, 0, 1, 1, 1, 2], np.int64)
 CLEAN = np.array([0, 0, 0, 1, 1, 1, 2, 2], np.int64)  # right on 0 1 2 4 5 7

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from toolkit.errors import DataError
-from toolkit.evaluation.metrics import Rate
-from toolkit.evaluation.parity import compare_logits, margins, max_abs_diff, sqnr_db
+from edgeproof.errors import DataError
+from edgeproof.evaluation.metrics import Rate
+from edgeproof.evaluation.parity import compare_logits, margins, max_abs_diff, sqnr_db
 
 LABELS = np.array([0, 1, 1], np.int64)
 REFERENCE = np.array([[2.0, 1.0, 0.0], [0.5, 0.4, 0.0], [0.0, 3.0, 1.0]], np.float32)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from toolkit.evaluation.results import EngineRecord, InvarianceRecord, KernelsRecord, SetRecord
-from toolkit.evaluation.sanity import check_engine, check_logits, check_results
-from toolkit.evaluation.scoring import Predictions, score
+from edgeproof.evaluation.results import EngineRecord, InvarianceRecord, KernelsRecord, SetRecord
+from edgeproof.evaluation.sanity import check_engine, check_logits, check_results
+from edgeproof.evaluation.scoring import Predictions, score
 
 
 def set_record(name: str, eps: float = 0.1, indicators: Mapping[str, float] | None = None) -> SetRecord:

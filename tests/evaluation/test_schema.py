@@ -7,13 +7,15 @@ from pathlib import Path
 
 import jsonschema
 
-from toolkit.evaluation.schema import schema_text
+from edgeproof.evaluation.schema import schema_text
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "docs" / "results.schema.json"
 
 
 def test_the_published_schema_is_up_to_date() -> None:
-    assert PUBLISHED.read_text() == schema_text(), "run: python -m toolkit.evaluation.schema > docs/results.schema.json"
+    assert PUBLISHED.read_text() == schema_text(), (
+        "run: python -m edgeproof.evaluation.schema > docs/results.schema.json"
+    )
 
 
 def test_the_published_schema_is_a_schema() -> None:

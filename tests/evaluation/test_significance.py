@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from toolkit.evaluation.metrics import Rate
-from toolkit.evaluation.significance import fisher_exact, holm, paired_difference, unpaired_difference
+from edgeproof.evaluation.metrics import Rate
+from edgeproof.evaluation.significance import fisher_exact, holm, paired_difference, unpaired_difference
 
 
 @pytest.mark.parametrize(

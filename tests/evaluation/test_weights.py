@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from cli import cli
-from toolkit.errors import ModelError
-from toolkit.evaluation.weights import became_min_max, layer_names, measure_layer, measure_layers, read_weights
-from toolkit.reports.weights import histogram
+from edgeproof.commands import cli
+from edgeproof.errors import ModelError
+from edgeproof.evaluation.weights import became_min_max, layer_names, measure_layer, measure_layers, read_weights
+from edgeproof.reports.weights import histogram
 
 
 def test_kurtosis_is_that_of_scipy() -> None:
@@ -68,10 +68,10 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A LeNet as checkpoint, FP32, FP16 and INT8 graph."""
     pytest.importorskip("onnxruntime")
     torch = pytest.importorskip("torch")
-    from export.fp16 import convert_fp16
-    from export.int8 import quantize_int8
-    from export.to_onnx import export_onnx
-    from toolkit.models.base import build_classifier, save_classifier
+    from edgeproof.export.fp16 import convert_fp16
+    from edgeproof.export.int8 import quantize_int8
+    from edgeproof.export.to_onnx import export_onnx
+    from edgeproof.models.base import build_classifier, save_classifier
 
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from export.to_onnx import export_onnx
+from edgeproof.export.to_onnx import export_onnx
 from tests.export.toys import SHAPE, TOYS, build_toy
 
 

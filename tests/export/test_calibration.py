@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from scipy.stats import entropy
 
-from export.base import ExportError
-from export.calibration import BINS, Histogram, Method, Range, _divergence, calibrate
+from edgeproof.export.base import ExportError
+from edgeproof.export.calibration import BINS, Histogram, Method, Range, _divergence, calibrate
 
 METHODS: tuple[Method, ...] = ("minmax", "entropy", "percentile", "mse")
 
@@ -134,7 +134,7 @@ def test_a_tensor_that_is_always_zero_has_an_empty_range(method: Method) -> None
 
 
 def test_a_histogram_counts_every_value_once() -> None:
-    from export.calibration import _extremes, _histograms, open_with_outputs
+    from edgeproof.export.calibration import _extremes, _histograms, open_with_outputs
 
     images = [heavy_tailed(5), heavy_tailed(40)]
     session = open_with_outputs(through(), ["images"])

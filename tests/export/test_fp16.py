@@ -8,10 +8,10 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from export.base import ExportError, sha256_file
-from export.fp16 import convert_fp16
-from export.graph import Wiring, load_graph, read_metadata
-from export.int8 import quantize_int8
+from edgeproof.export.base import ExportError, sha256_file
+from edgeproof.export.fp16 import convert_fp16
+from edgeproof.export.graph import Wiring, load_graph, read_metadata
+from edgeproof.export.int8 import quantize_int8
 from tests.export.conftest import Toy
 from tests.export.runtime import run_graph
 from tests.export.toys import smooth_images

@@ -13,11 +13,11 @@ from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from torch import Tensor, nn
 
-from export.base import ExportError, sha256_file
-from export.graph import Wiring, load_graph, read_metadata
-from export.int8 import Int8Report, RecipeName, layers, quantize_int8
-from export.qdq_rules import violations
-from export.to_onnx import export_onnx
+from edgeproof.export.base import ExportError, sha256_file
+from edgeproof.export.graph import Wiring, load_graph, read_metadata
+from edgeproof.export.int8 import Int8Report, RecipeName, layers, quantize_int8
+from edgeproof.export.qdq_rules import violations
+from edgeproof.export.to_onnx import export_onnx
 from tests.export.conftest import Toy
 from tests.export.runtime import optimized_operators, run_graph
 from tests.export.toys import SHAPE, smooth_images

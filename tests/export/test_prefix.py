@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from export.base import ExportError
-from export.fp16 import convert_fp16
-from export.graph import load_graph, read_metadata
-from export.int8 import quantize_int8
-from export.prefix import prepend_perturbation
+from edgeproof.export.base import ExportError
+from edgeproof.export.fp16 import convert_fp16
+from edgeproof.export.graph import load_graph, read_metadata
+from edgeproof.export.int8 import quantize_int8
+from edgeproof.export.prefix import prepend_perturbation
 from tests.export.conftest import Toy
 from tests.export.runtime import run_graph
 from tests.export.toys import SHAPE, smooth_images

@@ -8,9 +8,9 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from export.graph import Wiring, load_graph
-from export.int8 import quantize_int8
-from export.qdq_rules import quantized_operators, violations
+from edgeproof.export.graph import Wiring, load_graph
+from edgeproof.export.int8 import quantize_int8
+from edgeproof.export.qdq_rules import quantized_operators, violations
 from tests.export.conftest import Toy
 from tests.export.toys import smooth_images
 

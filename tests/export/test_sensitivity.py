@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from onnx import numpy_helper
 
-from export.graph import load_graph, save_graph
-from export.int8 import RecipeName, layers, quantize_int8
-from export.sensitivity import layer_noise
+from edgeproof.export.graph import load_graph, save_graph
+from edgeproof.export.int8 import RecipeName, layers, quantize_int8
+from edgeproof.export.sensitivity import layer_noise
 from tests.export.conftest import Toy
 from tests.export.runtime import run_graph
 from tests.export.toys import smooth_images

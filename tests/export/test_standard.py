@@ -9,9 +9,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export.base import ExportError
-from export.graph import load_graph, read_metadata
-from export.standard import standardize_graph
+from edgeproof.export.base import ExportError
+from edgeproof.export.graph import load_graph, read_metadata
+from edgeproof.export.standard import standardize_graph
 
 ort = pytest.importorskip("onnxruntime")
 
@@ -169,7 +169,7 @@ def test_second_input_or_output_is_refused(tmp_path: Path) -> None:
 def test_torch_and_onnx_agree_on_what_a_convention_means(tmp_path: Path) -> None:
     import torch
 
-    from toolkit.models.imported import import_onnx
+    from edgeproof.models.imported import import_onnx
 
     convention: dict[str, Any] = {"layout": "nhwc", "input_range": 255.0, **NORMALIZATION}
     src = linear(tmp_path / "src.onnx", shape=("n", 4, 5, 3))

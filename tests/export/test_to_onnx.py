@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from export.base import ExportError
-from export.graph import load_graph, merge_metadata, opset_of, read_metadata
-from export.to_onnx import export_onnx
+from edgeproof.export.base import ExportError
+from edgeproof.export.graph import load_graph, merge_metadata, opset_of, read_metadata
+from edgeproof.export.to_onnx import export_onnx
 from tests.export.conftest import Toy
 from tests.export.runtime import run_graph
 from tests.export.toys import SHAPE, build_toy, smooth_images, torch_logits

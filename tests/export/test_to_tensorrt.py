@@ -11,9 +11,9 @@ import onnx
 import pytest
 from onnx import helper
 
-import export.to_tensorrt
-from export.base import ExportError, sha256_file
-from export.to_tensorrt import PlanSettings, build_plan, sidecar
+import edgeproof.export.to_tensorrt
+from edgeproof.export.base import ExportError, sha256_file
+from edgeproof.export.to_tensorrt import PlanSettings, build_plan, sidecar
 from tests.export.conftest import Toy
 from tests.export.fake_tensorrt import BuilderFlag, FakeTensorRT
 
@@ -24,7 +24,7 @@ DEVICE = {"tensorrt": "11.4.0", "cuda": "13.0", "gpu": "a GPU", "compute_capabil
 def tensorrt(monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
     fake = FakeTensorRT()
     monkeypatch.setitem(sys.modules, "tensorrt", fake)
-    monkeypatch.setattr(export.to_tensorrt, "_device", lambda: DEVICE)
+    monkeypatch.setattr(edgeproof.export.to_tensorrt, "_device", lambda: DEVICE)
     return fake
 
 
@@ -168,7 +168,7 @@ def test_a_plan_is_built_on_this_gpu(toy: Toy, tmp_path: Path) -> None:
 
 
 def test_precision_flags_and_calibrators_are_not_used() -> None:
-    source = Path(export.to_tensorrt.__file__).read_text(encoding="utf-8")
+    source = Path(edgeproof.export.to_tensorrt.__file__).read_text(encoding="utf-8")
     assert "BuilderFlag.FP16" not in source
     assert "BuilderFlag.INT8" not in source
     assert BuilderFlag.TF32.name in source

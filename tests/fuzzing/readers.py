@@ -14,6 +14,31 @@ from typing import Any
 
 import numpy as np
 
+from edgeproof.attacks.properties.instances import read_instances
+from edgeproof.attacks.properties.vnnlib import read_vnnlib
+from edgeproof.config import EvalConfig, FalsifyConfig, TrainConfig, build_config, parse_number
+from edgeproof.data.arrays import write_npz
+from edgeproof.data.base import AdversarialSet, LabelledImages, load_adversarial_set, load_dataset, save_adversarial_set
+from edgeproof.data.cifar10 import read_cifar10
+from edgeproof.data.decode import decode_images
+from edgeproof.data.foreign import load_foreign_set
+from edgeproof.data.idx import read_idx
+from edgeproof.data.parquet import read_parquet
+from edgeproof.data.perturbation import load_perturbation
+from edgeproof.data.pickles import read_pickled_dict
+from edgeproof.data.poison import PoisonedImages, load_poison, save_poison
+from edgeproof.data.shard import parse_shard
+from edgeproof.engines.onnx_file import read_onnx
+from edgeproof.engines.specs import spec_path
+from edgeproof.evaluation.bundle import open_bundle, write_bundle
+from edgeproof.evaluation.costs import check_costs, read_costs
+from edgeproof.evaluation.gates import parse_gates
+from edgeproof.reports.content import read_eval_run
+from edgeproof.reports.diff import diff_runs
+from edgeproof.reports.html import render_html
+from edgeproof.reports.junit import render_junit
+from edgeproof.reports.markdown import render_markdown
+from edgeproof.runs import MANIFEST, Run
 from tests.data.files import cifar_batches, cifar_binary, cifar_pickle, encode, idx_bytes, pixels, write_tar
 from tests.edge.tiny_onnx import write_linear
 from tests.fuzzing.mutation import (
@@ -29,31 +54,6 @@ from tests.fuzzing.mutation import (
 from tests.fuzzing.protobuf import mutate_protobuf
 from tests.fuzzing.running import Reader
 from tests.reports.synthetic import gate, make_eval_run
-from toolkit.attacks.properties.instances import read_instances
-from toolkit.attacks.properties.vnnlib import read_vnnlib
-from toolkit.bundle import open_bundle, write_bundle
-from toolkit.config import EvalConfig, FalsifyConfig, TrainConfig, build_config, parse_number
-from toolkit.data.arrays import write_npz
-from toolkit.data.base import AdversarialSet, LabelledImages, load_adversarial_set, load_dataset, save_adversarial_set
-from toolkit.data.cifar10 import read_cifar10
-from toolkit.data.decode import decode_images
-from toolkit.data.foreign import load_foreign_set
-from toolkit.data.idx import read_idx
-from toolkit.data.parquet import read_parquet
-from toolkit.data.perturbation import load_perturbation
-from toolkit.data.pickles import read_pickled_dict
-from toolkit.data.poison import PoisonedImages, load_poison, save_poison
-from toolkit.data.shard import parse_shard
-from toolkit.engines.onnx_file import read_onnx
-from toolkit.engines.specs import spec_path
-from toolkit.evaluation.costs import check_costs, read_costs
-from toolkit.evaluation.gates import parse_gates
-from toolkit.reports.content import read_eval_run
-from toolkit.reports.diff import diff_runs
-from toolkit.reports.html import render_html
-from toolkit.reports.junit import render_junit
-from toolkit.reports.markdown import render_markdown
-from toolkit.runs import MANIFEST, Run
 
 CLASSES = ("ant", "bee", "cat")
 
@@ -257,7 +257,7 @@ def _read_matrix(path: Path) -> None:
 
 def _each_option(data: bytes, folder: Path) -> None:
     """Read a text as each option in turn, whatever the others say."""
-    from toolkit.errors import ToolkitError
+    from edgeproof.errors import ToolkitError
 
     text = data.decode("utf-8", errors="replace").replace("\x00", "")
     readers: Sequence[Callable[[], object]] = (

@@ -24,8 +24,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 
+from edgeproof.errors import ToolkitError
 from tests.fuzzing.mutation import Mutate, mutate_bytes
-from toolkit.errors import ToolkitError
 
 SECONDS = 1.0
 MEMORY = 512 * 2**20

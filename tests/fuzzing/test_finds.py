@@ -12,19 +12,19 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from cli import cli
+from edgeproof.commands import cli
+from edgeproof.commands.printing import explain
+from edgeproof.config import TrainConfig, build_config, parse_number
+from edgeproof.data.arrays import write_npz
+from edgeproof.data.base import LabelledImages, load_dataset
+from edgeproof.data.pickles import read_pickled_dict
+from edgeproof.errors import ConfigError, DataError, ModelError, ToolkitError
+from edgeproof.evaluation.bundle import open_bundle
+from edgeproof.evaluation.costs import class_index, read_costs
+from edgeproof.reports.tables import Cell, Column, Table
+from edgeproof.reports.terminal import print_table
 from tests.fuzzing.readers import READERS
 from tests.fuzzing.running import Reader, whole_files
-from toolkit.bundle import open_bundle
-from toolkit.config import TrainConfig, build_config, parse_number
-from toolkit.data.arrays import write_npz
-from toolkit.data.base import LabelledImages, load_dataset
-from toolkit.data.pickles import read_pickled_dict
-from toolkit.errors import ConfigError, DataError, ModelError, ToolkitError
-from toolkit.evaluation.costs import class_index, read_costs
-from toolkit.printing import explain
-from toolkit.reports.tables import Cell, Column, Table
-from toolkit.reports.terminal import print_table
 
 NAMED = {reader.name: reader for reader in READERS}
 
@@ -159,7 +159,7 @@ def _safetensors(folder: Path, metadata: str) -> Path:
 )  # fmt: skip
 def test_a_checkpoint_of_absurd_metadata_is_refused(metadata: str, message: str, tmp_path: Path) -> None:
     path = _safetensors(tmp_path, metadata)
-    from toolkit.models.base import load_classifier
+    from edgeproof.models.base import load_classifier
 
     with pytest.raises(ModelError, match=message):
         load_classifier(path)
@@ -168,7 +168,7 @@ def test_a_checkpoint_of_absurd_metadata_is_refused(metadata: str, message: str,
 @pytest.mark.parametrize("width", [2**63 - 1, 2**16, 0])
 def test_a_generator_of_absurd_width_is_refused_before_memory_is_taken(width: int, tmp_path: Path) -> None:
     path = _safetensors(tmp_path, f'{{"name": "unet", "channels": 1, "eps": 0.1, "width": {width}}}')
-    from toolkit.poisoning.networks import load_generator
+    from edgeproof.poisoning.networks import load_generator
 
     with pytest.raises(ModelError, match=r"cannot be read as a noise generator|lacks"):
         load_generator(path)
@@ -192,7 +192,7 @@ MANY = f"(and {'(<= Y_0 1)' * 500} (or {'(<= Y_0 2)' * 1000}))"
 )
 def test_alternatives_of_many_conditions_are_refused_before_they_are_built(text: str) -> None:
     pytest.importorskip("torch")
-    from toolkit.attacks.properties.vnnlib import parse_vnnlib
+    from edgeproof.attacks.properties.vnnlib import parse_vnnlib
 
     with pytest.raises(DataError, match="copies of conditions; expected at most 4194304"):
         parse_vnnlib(BOUNDED + text)
@@ -200,7 +200,7 @@ def test_alternatives_of_many_conditions_are_refused_before_they_are_built(text:
 
 def test_boxes_of_many_inputs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
-    from toolkit.attacks.properties import vnnlib
+    from edgeproof.attacks.properties import vnnlib
 
     boxes = "".join(f"(and (<= X_0 0.{n}) (<= Y_0 2))" for n in range(1, 9))
     assert len(vnnlib.parse_vnnlib(f"{BOUNDED}(assert (or {boxes}))").regions) == 8
@@ -257,7 +257,7 @@ def test_a_checkpoint_that_asks_for_more_than_it_holds_is_refused_before_memory_
     changes: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = _safetensors(tmp_path, _header(**changes))
-    from toolkit.models import base
+    from edgeproof.models import base
 
     monkeypatch.setattr(base, "_check_logits", lambda _: pytest.fail("it was run"))
     with pytest.raises(ModelError, match=message):
@@ -319,7 +319,7 @@ def test_a_tensor_of_a_number_of_thousands_of_digits_is_measured(tmp_path: Path)
     pytest.importorskip("torch")
     from safetensors.numpy import save_file
 
-    from toolkit.evaluation.weights import read_weights
+    from edgeproof.evaluation.weights import read_weights
 
     names = [f"{'9' * 5000}.weight", "².weight", "10.weight", "9.weight"]
     save_file({name: np.ones((2, 2), np.float32) for name in names}, tmp_path / "m.safetensors")

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgeproof.engines.onnx_file import read_onnx
+from edgeproof.errors import ModelError
 from tests.edge.tiny_onnx import write_linear
 from tests.fuzzing.protobuf import join_fields, split_fields
 from tests.fuzzing.readers import onnx_seeds
-from toolkit.engines.onnx_file import read_onnx
-from toolkit.errors import ModelError
 
 RINGS = {
     "a ring before the output": [("Identity", ["b"], ["y"]), ("Identity", ["y"], ["b"])],
@@ -177,8 +177,8 @@ def _graph_of(nodes: list[tuple[str, list[str], list[str]]], folder: Path) -> Pa
 @pytest.mark.parametrize("name", RINGS)
 def test_a_graph_that_leads_nowhere_is_refused(name: str, tmp_path: Path) -> None:
     path = _graph_of(RINGS[name], tmp_path)
-    from toolkit.evaluation.weights import read_weights
-    from toolkit.models.imported import import_onnx
+    from edgeproof.evaluation.weights import read_weights
+    from edgeproof.models.imported import import_onnx
 
     for read in (import_onnx, read_weights):
         with pytest.raises(ModelError):
@@ -188,7 +188,7 @@ def test_a_graph_that_leads_nowhere_is_refused(name: str, tmp_path: Path) -> Non
 def test_a_graph_to_be_attacked_has_classes_of_unicode_text(tmp_path: Path) -> None:
     pytest.importorskip("onnx")
     pytest.importorskip("torch")
-    from toolkit.models.imported import import_onnx
+    from edgeproof.models.imported import import_onnx
 
     path = _with_metadata("classes", json.dumps(["a", "\ud800", "c"]), tmp_path)
     with pytest.raises(ModelError, match="names a class that is no Unicode text"):
@@ -198,9 +198,9 @@ def test_a_graph_to_be_attacked_has_classes_of_unicode_text(tmp_path: Path) -> N
 def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
     pytest.importorskip("onnx")
     pytest.importorskip("torch")
-    from export.graph import ExportError, load_graph
-    from toolkit.evaluation.weights import read_weights
-    from toolkit.models.imported import import_onnx
+    from edgeproof.evaluation.weights import read_weights
+    from edgeproof.export.graph import ExportError, load_graph
+    from edgeproof.models.imported import import_onnx
 
     path = write_linear(tmp_path / "m.onnx", np.zeros((16, 3), np.float32))
     path.write_bytes(path.read_bytes().replace(b"images", b"im\xffges"))
@@ -211,7 +211,7 @@ def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
 
 def test_a_graph_with_an_element_type_that_there_is_not_is_not_written(tmp_path: Path) -> None:
     pytest.importorskip("onnx")
-    from export.graph import ExportError, load_graph, save_graph
+    from edgeproof.export.graph import ExportError, load_graph, save_graph
 
     model = load_graph(write_linear(tmp_path / "m.onnx", np.zeros((16, 3), np.float32)))
     model.graph.initializer[0].data_type = 32768

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from edgeproof.errors import DataError
 from tests.fuzzing.readers import READERS
 from tests.fuzzing.running import Reader, check, hunt, make_input, whole_files
-from toolkit.errors import DataError
 
 _SLOW = {"results", "results-diff", "samples", "bundle", "parquet"}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from toolkit.errors import DataError, ModelError
+from edgeproof.errors import DataError, ModelError
 
 
 def _odd_tensors() -> dict[str, Any]:
@@ -33,7 +33,7 @@ ODD = ("bfloat16", "sparse", "meta", "quantised", "complex", "float8", "expanded
 @pytest.mark.parametrize("kind", ODD)
 def test_adversaries_that_are_no_numbers_of_the_file_are_refused(kind: str, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
-    from toolkit.data.foreign import load_foreign_set
+    from edgeproof.data.foreign import load_foreign_set
 
     odd = _odd_tensors()[kind]
     torch.save({"x_adv": odd, "x": odd, "y": torch.zeros(2, dtype=torch.int64)}, tmp_path / "a.pt")
@@ -48,7 +48,7 @@ def test_adversaries_that_are_no_numbers_of_the_file_are_refused(kind: str, tmp_
 )
 def test_weights_that_a_torch_file_does_not_spell_out_are_refused(program: bytes, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
-    from toolkit.models.weights import read_weights
+    from edgeproof.models.weights import read_weights
 
     torch.save({"w": torch.zeros(1)}, tmp_path / "whole.pt")
     with zipfile.ZipFile(tmp_path / "whole.pt") as whole, zipfile.ZipFile(tmp_path / "w.pt", "w") as damaged:
@@ -62,7 +62,7 @@ def test_a_torch_file_that_unpacks_to_more_than_memory_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch = pytest.importorskip("torch")
-    from toolkit.data import foreign
+    from edgeproof.data import foreign
 
     torch.save({"x_adv": torch.zeros(1000)}, tmp_path / "a.pt")
     monkeypatch.setattr(foreign, "MAX_BYTES", 1000)
@@ -74,7 +74,7 @@ def test_a_torch_file_that_unpacks_to_more_than_memory_is_refused(
 @pytest.mark.parametrize("kind", ["sparse", "meta", "quantised", "complex", "float8"])
 def test_weights_that_are_not_dense_numbers_are_refused(kind: str) -> None:
     torch = pytest.importorskip("torch")
-    from toolkit.models.base import check_weights
+    from edgeproof.models.base import check_weights
 
     network = torch.nn.Module()
     network.weight = torch.nn.Parameter(torch.zeros(2, 1, 4, 4))
@@ -87,7 +87,7 @@ def test_weights_of_a_type_that_numpy_lacks_are_refused(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     from safetensors.torch import save_file
 
-    from toolkit.evaluation.weights import read_weights
+    from edgeproof.evaluation.weights import read_weights
 
     save_file({"0.weight": _odd_tensors()["float8"]}, tmp_path / "m.safetensors")
     with pytest.raises(ModelError, match="cannot be read as safetensors"):

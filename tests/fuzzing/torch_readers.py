@@ -16,7 +16,7 @@ from tests.fuzzing.running import Reader
 
 
 def _checkpoint_seeds(folder: Path) -> list[bytes]:
-    from toolkit.models.base import build_classifier, save_classifier
+    from edgeproof.models.base import build_classifier, save_classifier
 
     model = build_classifier("small-cnn-half", input_shape=(1, 16, 16), classes=CLASSES, mean=(0.5,), std=(0.5,))
     save_classifier(folder / "m.safetensors", model)
@@ -24,7 +24,7 @@ def _checkpoint_seeds(folder: Path) -> list[bytes]:
 
 
 def _generator_seeds(folder: Path) -> list[bytes]:
-    from toolkit.poisoning.networks import build_generator, save_generator
+    from edgeproof.poisoning.networks import build_generator, save_generator
 
     save_generator(folder / "g.safetensors", build_generator("encoder-decoder", channels=1, eps=0.1, width=2))
     return [(folder / "g.safetensors").read_bytes()]
@@ -42,46 +42,46 @@ def _saved(**tensors: Any) -> Callable[[Path], Sequence[bytes]]:
 
 
 def _load_classifier(path: Path) -> object:
-    from toolkit.models.base import load_classifier
+    from edgeproof.models.base import load_classifier
 
     return load_classifier(path)
 
 
 def _load_generator(path: Path) -> object:
-    from toolkit.poisoning.networks import load_generator
+    from edgeproof.poisoning.networks import load_generator
 
     return load_generator(path, eps=0.1)
 
 
 def _read_weights(path: Path) -> object:
-    from toolkit.models.weights import read_weights
+    from edgeproof.models.weights import read_weights
 
     return read_weights(path)
 
 
 def _foreign(path: Path) -> object:
-    from toolkit.data.foreign import load_foreign_set
+    from edgeproof.data.foreign import load_foreign_set
 
     return load_foreign_set(path)
 
 
 def _import(path: Path) -> object:
-    from toolkit.models.imported import import_onnx
+    from edgeproof.models.imported import import_onnx
 
     return import_onnx(path)
 
 
 def _inspect(path: Path) -> object:
-    from toolkit.evaluation.weights import inspect_weights
+    from edgeproof.evaluation.weights import inspect_weights
 
     return inspect_weights(path)
 
 
 def _convert(path: Path) -> object:
     """Bring a graph of pixels from 0 to 255 to ours, as `export --from --range 255` does."""
-    from export.standard import standardize_graph
-    from toolkit.building import as_model_error
-    from toolkit.engines.onnx_file import read_onnx
+    from edgeproof.deployment.build import as_model_error
+    from edgeproof.engines.onnx_file import read_onnx
+    from edgeproof.export.standard import standardize_graph
 
     read_onnx(path)
     with as_model_error():
@@ -92,7 +92,7 @@ def _convert(path: Path) -> object:
 
 def _run(path: Path) -> None:
     """Open a graph on ONNX Runtime and give it an image, as `eval` does."""
-    from toolkit.engines.base import EngineOptions, open_engine
+    from edgeproof.engines.base import EngineOptions, open_engine
 
     with open_engine(path, backend="onnxruntime", options=EngineOptions(threads=1)) as engine:
         engine.predict(np.zeros((1, *engine.info.input_shape), np.float32))

@@ -24,5 +24,5 @@ fi
 echo "== speed"
 gpu=$("$python" -c "import re, torch; print(re.sub(r'[^a-z0-9]+', '-', torch.cuda.get_device_name(0).lower()))")
 mkdir -p benchmarks/results
-"$python" -m kernels.bench --out "benchmarks/results/kernels-$gpu.json"
+"$python" -m edgeproof.kernels.bench --out "benchmarks/results/kernels-$gpu.json"
 echo "wrote benchmarks/results/kernels-$gpu.json"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from kernels import compiler, runtime
+from edgeproof.kernels import compiler, runtime
 from tests.kernels.host import Host, HostDriver, build
 
 

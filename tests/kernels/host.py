@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from kernels.compiler import SOURCES
+from edgeproof.kernels.compiler import SOURCES
 
 HEADER = Path(__file__).with_name("cuda_on_cpu.h")
 STEMS = tuple(sorted(path.stem for path in SOURCES.glob("*.cu")))

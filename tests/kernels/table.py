@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kernels.numerics import narrow, widen
+from edgeproof.kernels.numerics import narrow, widen
 
 SCALARS = ("f32", "f16", "bf16")
 SIZES = (0, 1, 255, 256, 257, 1_000_003)

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kernels.arrays import KernelArgumentError, common_device, view
-from kernels.fake_quantize import fake_quantize
-from kernels.l2_step import l2_step
-from kernels.linf_step import linf_step
-from kernels.momentum_step import momentum_step
-from kernels.normalize import denormalize, normalize
-from kernels.universal_apply import universal_apply, universal_update
+from edgeproof.kernels.arrays import KernelArgumentError, common_device, view
+from edgeproof.kernels.fake_quantize import fake_quantize
+from edgeproof.kernels.l2_step import l2_step
+from edgeproof.kernels.linf_step import linf_step
+from edgeproof.kernels.momentum_step import momentum_step
+from edgeproof.kernels.normalize import denormalize, normalize
+from edgeproof.kernels.universal_apply import universal_apply, universal_update
 from tests.kernels.host import HostArray, HostDriver
 
 SHAPE = (2, 3, 4, 4)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from kernels import bench, bench_sides
-from kernels.bench_sides import PIXELS, Side
+from edgeproof.evaluation.bench import BenchReport
+from edgeproof.kernels import bench, bench_sides
+from edgeproof.kernels.bench_sides import PIXELS, Side
 from tests.kernels.host import HostDriver
 from tests.kernels.on_device import OnDevice
-from toolkit.evaluation.bench import BenchReport
 
 
 def test_without_a_gpu_it_measures_nothing_and_says_why(

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kernels import compiler
-from kernels.compiler import ARCHITECTURES, OPTIONS, SOURCES, KernelUnavailableError
+from edgeproof.kernels import compiler
+from edgeproof.kernels.compiler import ARCHITECTURES, OPTIONS, SOURCES, KernelUnavailableError
 from tests.kernels.host import STEMS
 
 IN_SUITE = ("sm_75", "sm_120")  # the oldest and the newest; sm_87 is read below

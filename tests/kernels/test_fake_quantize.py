@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from kernels.fake_quantize import fake_quantize, reference
-from kernels.numerics import narrow
+from edgeproof.kernels.fake_quantize import fake_quantize, reference
+from edgeproof.kernels.numerics import narrow
 from tests.kernels.table import SCALARS, SHAPES, SIZES, assert_equal, mixed, rng, rounded
 
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kernels.l2_step import l2_step, reference
-from kernels.numerics import narrow, widen
+from edgeproof.kernels.l2_step import l2_step, reference
+from edgeproof.kernels.numerics import narrow, widen
 from tests.kernels.table import SCALARS, SHAPES, gradients, mixed, plain, rng, rounded
 
 # The sums are in double, so another order of adding moves a pixel by at most one unit in the last place of its type.

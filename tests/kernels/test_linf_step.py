@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from kernels.arrays import Direction
-from kernels.linf_step import linf_step, reference
-from kernels.numerics import narrow
+from edgeproof.kernels.arrays import Direction
+from edgeproof.kernels.linf_step import linf_step, reference
+from edgeproof.kernels.numerics import narrow
 from tests.kernels.table import EPS, SCALARS, SHAPES, SIZES, assert_equal, gradients, mixed, plain, rng, rounded
 
 

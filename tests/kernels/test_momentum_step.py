@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kernels.linf_step import reference as linf_reference
-from kernels.momentum_step import momentum_step, reference
-from kernels.numerics import narrow
+from edgeproof.kernels.linf_step import reference as linf_reference
+from edgeproof.kernels.momentum_step import momentum_step, reference
+from edgeproof.kernels.numerics import narrow
 from tests.kernels.table import EPS, SCALARS, SHAPES, assert_equal, gradients, mixed, plain, rng
 
 # A sum in another order may differ by one unit in the last place of float32 once it is rounded.

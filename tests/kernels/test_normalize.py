@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kernels.normalize import denormalize, denormalize_reference, normalize, reference
-from kernels.numerics import narrow, widen
+from edgeproof.kernels.normalize import denormalize, denormalize_reference, normalize, reference
+from edgeproof.kernels.numerics import narrow, widen
 from tests.kernels.table import SCALARS, SIZES, assert_equal, mixed, rng
 
 MEAN = np.array([0.4914, 0.4822, 0.4465, 0.5], np.float32)

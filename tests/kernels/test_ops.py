@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels import l2_step, linf_step, momentum_step, runtime, universal_apply
-from kernels.numerics import narrow, widen
+from edgeproof import ops
+from edgeproof.kernels import l2_step, linf_step, momentum_step, runtime, universal_apply
+from edgeproof.kernels.numerics import narrow, widen
 from tests.kernels.host import HostDriver
 from tests.kernels.on_device import OnDevice
 from tests.kernels.table import EPS, SCALARS, SIZES, gradients, mixed, plain, rng, rounded
-from toolkit import ops
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 SHAPES = (*((1, 1, 1, size) for size in SIZES), (16, 1, 4, 4), (5, 3, 7, 9), (0, 3, 4, 4))

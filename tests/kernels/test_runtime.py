@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kernels import runtime
-from kernels.linf_step import linf_step
-from kernels.universal_apply import universal_update
+from edgeproof.kernels import runtime
+from edgeproof.kernels.linf_step import linf_step
+from edgeproof.kernels.universal_apply import universal_update
 from tests.kernels.host import Host, HostArray, HostDriver
 
 
@@ -109,6 +109,6 @@ def test_a_driver_without_a_device_is_a_reason_too(driver: HostDriver, monkeypat
 def test_importing_the_kernels_imports_no_pycuda() -> None:
     import subprocess
 
-    code = "import sys, kernels.linf_step, kernels.fake_quantize, kernels.bench; print('pycuda' in sys.modules, 'torch' in sys.modules)"
+    code = "import sys, edgeproof.kernels.linf_step, edgeproof.kernels.fake_quantize, edgeproof.kernels.bench; print('pycuda' in sys.modules, 'torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.split() == ["False", "False"]

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kernels.numerics import narrow
-from kernels.universal_apply import reference, universal_apply, universal_update, update_reference
+from edgeproof.kernels.numerics import narrow
+from edgeproof.kernels.universal_apply import reference, universal_apply, universal_update, update_reference
 from tests.kernels.table import EPS, SCALARS, SHAPES, SIZES, assert_equal, gradients, mixed, plain, rng
 
 

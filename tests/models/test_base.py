@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from toolkit.errors import ConfigError, ModelError, UnavailableError
-from toolkit.models.base import Classifier, build_classifier, load_classifier, save_classifier, torch_device
+from edgeproof.errors import ConfigError, ModelError, UnavailableError
+from edgeproof.models.base import Classifier, build_classifier, load_classifier, save_classifier, torch_device
 
 CLASSES = ("ant", "bee", "cow")
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
-from toolkit.models.imported import ImportedClassifier, import_onnx
+from edgeproof.models.imported import ImportedClassifier, import_onnx
 
 ort = pytest.importorskip("onnxruntime")
 
@@ -289,7 +289,7 @@ def quantized_graphs(recipe: str, source: Path, target: Path) -> Path:
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic
 
     if recipe in ("trt", "cpu"):
-        from export.int8 import quantize_int8
+        from edgeproof.export.int8 import quantize_int8
 
         quantize_int8(source, target, calibration=[images(32).numpy()], recipe=recipe)  # type: ignore[arg-type]
         return target
@@ -410,7 +410,7 @@ def linear(**extra: Any) -> onnx.ModelProto:
 
 
 def refused(proto: onnx.ModelProto, tmp_path: Path, match: str, **settings: Any) -> None:
-    from toolkit.errors import ModelError
+    from edgeproof.errors import ModelError
 
     path = saved(proto, tmp_path)
     with pytest.raises(ModelError, match=match) as caught:
@@ -540,7 +540,7 @@ def test_description_that_does_not_fit_the_graph_is_refused(tmp_path: Path) -> N
 
 
 def test_file_that_is_no_graph_is_refused(tmp_path: Path) -> None:
-    from toolkit.errors import ModelError
+    from edgeproof.errors import ModelError
 
     path = tmp_path / "m.onnx"
     with pytest.raises(ModelError, match="no such file"):

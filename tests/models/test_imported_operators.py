@@ -11,9 +11,9 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
-from toolkit.models.onnx_import.reading import read_model
-from toolkit.models.onnx_import.table import OPERATORS
-from toolkit.models.onnx_import.translation import translate
+from edgeproof.models.onnx_import.reading import read_model
+from edgeproof.models.onnx_import.table import OPERATORS
+from edgeproof.models.onnx_import.translation import translate
 
 ort = pytest.importorskip("onnxruntime")
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from toolkit.models.base import Classifier, build_classifier
-from toolkit.registry import entries
+from edgeproof.models.base import Classifier, build_classifier
+from edgeproof.plugins.registry import entries
 
 NETWORKS = [name for name, entry in entries("model").items() if not entry.options.get("family")]
 

@@ -14,15 +14,15 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from toolkit.config import ImportConfig, TrainConfig, build_config
-from toolkit.data.arrays import write_npz
-from toolkit.errors import ModelError, UnavailableError
-from toolkit.models.base import build_classifier, load_classifier, save_classifier
-from toolkit.models.own import import_model, own_classifier
-from toolkit.models.weights import read_weights
-from toolkit.naming import FACTORIES
-from toolkit.options import read_config
-from toolkit.runs import Run
+from edgeproof.commands.options import read_config
+from edgeproof.config import ImportConfig, TrainConfig, build_config
+from edgeproof.data.arrays import write_npz
+from edgeproof.errors import ModelError, UnavailableError
+from edgeproof.models.base import build_classifier, load_classifier, save_classifier
+from edgeproof.models.own import import_model, own_classifier
+from edgeproof.models.weights import read_weights
+from edgeproof.plugins.trusted import FACTORIES
+from edgeproof.runs import Run
 
 SOURCE = """
 import torch
@@ -288,7 +288,7 @@ def test_a_configuration_file_alone_runs_no_code(folder: Path, monkeypatch: pyte
 
 
 def test_the_users_factory_can_be_trained_too(folder: Path) -> None:
-    from toolkit.training.loop import train
+    from edgeproof.training.loop import train
 
     config = build_config(TrainConfig, options={"data.name": "synthetic", "model": "usersnet:sized", "epochs": 1})
     with Run.start("train", "own", config=config.model_dump(mode="json")) as out:

@@ -13,18 +13,18 @@ import torch
 from click.testing import CliRunner
 from torch.nn import functional
 
-from cli import cli
-from toolkit.config import PoisonConfig, TrainConfig, build_config
-from toolkit.data.base import LabelledImages, load_splits
-from toolkit.data.poison import PoisonedImages, choose_poisoned, load_poison
-from toolkit.errors import ConfigError, DataError, ModelError
-from toolkit.models.base import build_classifier
-from toolkit.poisoning import deep_confuse, error_minimising
-from toolkit.poisoning.base import poison, read_target
-from toolkit.poisoning.networks import load_generator
-from toolkit.poisoning.state import load_state, save_state
-from toolkit.runs import Run
-from toolkit.training.loop import train
+from edgeproof.commands import cli
+from edgeproof.config import PoisonConfig, TrainConfig, build_config
+from edgeproof.data.base import LabelledImages, load_splits
+from edgeproof.data.poison import PoisonedImages, choose_poisoned, load_poison
+from edgeproof.errors import ConfigError, DataError, ModelError
+from edgeproof.models.base import build_classifier
+from edgeproof.poisoning import deep_confuse, error_minimising
+from edgeproof.poisoning.base import poison, read_target
+from edgeproof.poisoning.networks import load_generator
+from edgeproof.poisoning.state import load_state, save_state
+from edgeproof.runs import Run
+from edgeproof.training.loop import train
 
 SMALL = {
     "data.name": "synthetic", "data.calibration": 16, "eps": 0.3, "trials": 2, "batch_size": 32, "generator_width": 4,
@@ -286,7 +286,7 @@ def test_a_poison_that_could_change_nothing_is_refused(tmp_path: Path) -> None:
 def test_an_untrained_generator_that_is_kept_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("toolkit.poisoning.state.TrialRecord.score", property(lambda trial: -trial.trial))
+    monkeypatch.setattr("edgeproof.poisoning.state.TrialRecord.score", property(lambda trial: -trial.trial))
     run(configure(trials=1), tmp_path / "run")
     assert "the untrained generator, which is kept; raise --trials" in capsys.readouterr().err
 

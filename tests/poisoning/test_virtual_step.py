@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from toolkit.config import PoisonConfig
-from toolkit.models.base import Classifier
-from toolkit.poisoning.deep_confuse import confusion_loss, virtual_step
-from toolkit.poisoning.networks import NoiseGenerator, build_generator
+from edgeproof.config import PoisonConfig
+from edgeproof.models.base import Classifier
+from edgeproof.poisoning.deep_confuse import confusion_loss, virtual_step
+from edgeproof.poisoning.networks import NoiseGenerator, build_generator
 
 LR = 0.3
 

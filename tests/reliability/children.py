@@ -44,24 +44,24 @@ def preload() -> None:
     """Import what the stages import, and nothing that starts a thread: a forked child has only the one that forks."""
     import torch
 
-    import toolkit.environment
+    import edgeproof.system.environment
 
-    for name in (*_PRELOADED, *(module.name for module in pkgutil.walk_packages(toolkit.__path__, "toolkit."))):
+    for name in (*_PRELOADED, *(module.name for module in pkgutil.walk_packages(edgeproof.__path__, "edgeproof."))):
         importlib.import_module(name)
     torch.set_num_threads(1)
     # The revision is asked of git in a process of its own, and another commit may come while a hundred runs are made.
-    toolkit.environment._revision = lambda: "as preloaded"
+    edgeproof.system.environment._revision = lambda: "as preloaded"
 
 
 def command(arguments: Sequence[str]) -> Callable[[], int]:
     """Return what runs `cli.py` with these arguments and gives its exit status."""
 
     def work() -> int:
-        import cli
+        from edgeproof import commands
 
         sys.argv = ["cli.py", *arguments]
         try:
-            cli.main()
+            commands.main()
         except SystemExit as stop:
             return int(stop.code or 0)
         return 0

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgeproof.data.arrays import read_npz, write_npz
+from edgeproof.runs import Run, write_json
 from tests.reliability.children import KILLED, run_child
 from tests.reliability.kills import differences, snapshot
 from tests.reliability.stages import killed_stages
-from toolkit.data.arrays import read_npz, write_npz
-from toolkit.runs import Run, write_json
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from edgeproof.evaluation.results import Results
+from edgeproof.reports.content import EvalRun, read_eval_run
+from edgeproof.reports.html import render_html
+from edgeproof.runs import Run
 from tests.reports.synthetic import gate, make_eval_run
-from toolkit.evaluation.results import Results
-from toolkit.reports.content import EvalRun, read_eval_run
-from toolkit.reports.html import render_html
-from toolkit.runs import Run
 
 #: Names as a hostile or merely careless user would choose them.
 HOSTILE = {

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from toolkit.config import format_eps
-from toolkit.data.arrays import write_npz
-from toolkit.evaluation.results import (
+from edgeproof.config import format_eps
+from edgeproof.data.arrays import write_npz
+from edgeproof.evaluation.results import (
     CellRecord,
     ClassRecord,
     EngineRecord,
@@ -21,8 +21,8 @@ from toolkit.evaluation.results import (
     SetRecord,
     ThroughputRecord,
 )
-from toolkit.runs import Run, write_text
-from toolkit.types import Array
+from edgeproof.runs import Run, write_text
+from edgeproof.types import Array
 
 ENGINES = {"torch-fp32": 0.0, "ort-fp16": 0.0, "ort-int8-trt": 0.05}  # share of predictions that quantisation changes
 SETS = (("fgsm", 0.05), ("pgd-linf", 0.05), ("pgd-linf", 0.1), ("noise", 0.1))

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from edgeproof.reports import numbers
+from edgeproof.reports.content import EvalRun
+from edgeproof.reports.document import Document, Section, write_html
+from edgeproof.reports.figures.class_bars import set_bars
+from edgeproof.reports.html import render_html
+from edgeproof.reports.tables import Cell, Column, Table
 from tests.reports.browser import CHROMIUM, Browser, browser
 from tests.reports.conftest import HOSTILE
-from toolkit.reports import numbers
-from toolkit.reports.content import EvalRun
-from toolkit.reports.document import Document, Section, write_html
-from toolkit.reports.figures.class_bars import set_bars
-from toolkit.reports.html import render_html
-from toolkit.reports.tables import Cell, Column, Table
 
 pytestmark = [
     pytest.mark.slow,

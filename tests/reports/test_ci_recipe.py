@@ -10,17 +10,17 @@ from typing import Any
 import click
 import pytest
 
-from cli import cli
-from toolkit.config import EvalConfig
-from toolkit.evaluation.gates import parse_gates
-from toolkit.options import read_config
+from edgeproof.commands import cli
+from edgeproof.commands.options import read_config
+from edgeproof.config import EvalConfig
+from edgeproof.evaluation.gates import parse_gates
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "ci.md"
 
 
 def _commands() -> list[list[str]]:
     text = re.sub(r"\s*\\?\n\s+(?=--)", " ", DOCUMENT.read_text(encoding="utf-8"))
-    return [shlex.split(line)[2:] for line in re.findall(r"python cli\.py \w+ .*--.*", text)]
+    return [shlex.split(line)[1:] for line in re.findall(r"edgeproof \w+ .*--.*", text)]
 
 
 def _parsed(words: list[str]) -> tuple[str, dict[str, Any]]:

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgeproof.data.arrays import read_npz, write_npz
+from edgeproof.errors import DataError, RunError
+from edgeproof.evaluation.results import Results
+from edgeproof.reports.content import EvalRun, command_line, read_eval_run, worst_cell
 from tests.reports.conftest import HOSTILE
 from tests.reports.synthetic import make_eval_run
-from toolkit.data.arrays import read_npz, write_npz
-from toolkit.errors import DataError, RunError
-from toolkit.evaluation.results import Results
-from toolkit.reports.content import EvalRun, command_line, read_eval_run, worst_cell
 
 
 def test_predictions_and_counts_agree(run: EvalRun) -> None:
@@ -55,7 +55,7 @@ def test_the_command_names_what_differs_from_the_defaults_and_quotes_it() -> Non
         "reference": None,
     }
     assert shlex.split(command_line(config).replace("\\\n", "")) == [
-        "python", "cli.py", "eval", "--engine", "int8=runs/my export/model.onnx", "--engine", "runs/b.onnx",
+        "edgeproof", "eval", "--engine", "int8=runs/my export/model.onnx", "--engine", "runs/b.onnx",
         "--adversaries", "runs/attack; rm x", "--threads", "2", "--no-throughput",
     ]  # fmt: skip
 

@@ -8,14 +8,14 @@ import io
 import numpy as np
 import pytest
 
+from edgeproof.evaluation.costs import choose_costs, cost_record
+from edgeproof.evaluation.results import Results
+from edgeproof.reports.content import EvalRun
+from edgeproof.reports.html import render_html
+from edgeproof.reports.markdown import render_markdown
+from edgeproof.reports.terminal import print_results
+from edgeproof.reports.wording import measured, required
 from tests.reports.synthetic import gate
-from toolkit.evaluation.costs import choose_costs, cost_record
-from toolkit.evaluation.results import Results
-from toolkit.reports.content import EvalRun
-from toolkit.reports.html import render_html
-from toolkit.reports.markdown import render_markdown
-from toolkit.reports.terminal import print_results
-from toolkit.reports.wording import measured, required
 
 
 @pytest.fixture(scope="module")

@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from cli import cli
+from edgeproof.commands import cli
+from edgeproof.data.arrays import read_npz, write_npz
+from edgeproof.errors import RunError
+from edgeproof.evaluation.metrics import mcnemar
+from edgeproof.evaluation.significance import holm
+from edgeproof.reports.content import read_eval_run
+from edgeproof.reports.diff import Change, Diff, diff_runs
+from edgeproof.reports.diff_text import class_table, diff_markdown, print_diff, verdict
+from edgeproof.runs import Run
+from edgeproof.types import Array
 from tests.reports.conftest import HOSTILE
 from tests.reports.synthetic import make_eval_run
 from tests.reports.test_markdown import _parse
-from toolkit.data.arrays import read_npz, write_npz
-from toolkit.errors import RunError
-from toolkit.evaluation.metrics import mcnemar
-from toolkit.evaluation.significance import holm
-from toolkit.reports.content import read_eval_run
-from toolkit.reports.diff import Change, Diff, diff_runs
-from toolkit.reports.diff_text import class_table, diff_markdown, print_diff, verdict
-from toolkit.runs import Run
-from toolkit.types import Array
 
 
 def _edit(run: Run, **changes: Array) -> Run:

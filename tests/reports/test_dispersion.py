@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from toolkit.evaluation.results import Results
-from toolkit.evaluation.scoring import CLEAN, Predictions, score
-from toolkit.reports.dispersion import dispersion
+from edgeproof.evaluation.results import Results
+from edgeproof.evaluation.scoring import CLEAN, Predictions, score
+from edgeproof.reports.dispersion import dispersion
 
 
 def test_universal_sets_show_where_the_predictions_went(results: Results) -> None:

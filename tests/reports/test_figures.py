@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgeproof.evaluation.results import Results
+from edgeproof.reports.content import EvalRun, read_eval_run
+from edgeproof.reports.figures.class_bars import class_bars
+from edgeproof.reports.figures.confusion import confusion, most_confused
+from edgeproof.reports.figures.curves import accuracy_over_eps, sweeps
+from edgeproof.reports.figures.frontier import frontier
+from edgeproof.reports.figures.gallery import pictures
+from edgeproof.reports.figures.svg import Figure, png_uri
+from edgeproof.reports.figures.transfer import transfer_map
 from tests.reports.conftest import HOSTILE
 from tests.reports.synthetic import make_eval_run
-from toolkit.evaluation.results import Results
-from toolkit.reports.content import EvalRun, read_eval_run
-from toolkit.reports.figures.class_bars import class_bars
-from toolkit.reports.figures.confusion import confusion, most_confused
-from toolkit.reports.figures.curves import accuracy_over_eps, sweeps
-from toolkit.reports.figures.frontier import frontier
-from toolkit.reports.figures.gallery import pictures
-from toolkit.reports.figures.svg import Figure, png_uri
-from toolkit.reports.figures.transfer import transfer_map
 
 SIZES = {
     "two": ("ok", "defect"),

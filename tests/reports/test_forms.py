@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from edgeproof.evaluation.results import InvarianceRecord, KernelsRecord, McNemarRecord, PairRecord, Results
+from edgeproof.reports import forms, numbers
+from edgeproof.reports.content import EvalRun
+from edgeproof.reports.html import render_html
+from edgeproof.reports.markdown import render_markdown
 from tests.reports.synthetic import wilson
-from toolkit.evaluation.results import InvarianceRecord, KernelsRecord, McNemarRecord, PairRecord, Results
-from toolkit.reports import forms, numbers
-from toolkit.reports.content import EvalRun
-from toolkit.reports.html import render_html
-from toolkit.reports.markdown import render_markdown
 
 
 def pair(first: str, second: str, *, lost: int, gained: int, p: float, set_: str = "clean") -> PairRecord:

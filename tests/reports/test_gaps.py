@@ -7,13 +7,13 @@ import io
 
 import pytest
 
+from edgeproof.evaluation.results import GapRecord, IndicatorRecord, WorstRecord
+from edgeproof.reports.content import EvalRun
+from edgeproof.reports.html import render_html
+from edgeproof.reports.markdown import render_markdown
+from edgeproof.reports.terminal import print_results
+from edgeproof.reports.wording import gap
 from tests.reports.synthetic import wilson
-from toolkit.evaluation.results import GapRecord, IndicatorRecord, WorstRecord
-from toolkit.reports.content import EvalRun
-from toolkit.reports.html import render_html
-from toolkit.reports.markdown import render_markdown
-from toolkit.reports.terminal import print_results
-from toolkit.reports.wording import gap
 
 
 def record(difference: float = -0.05, p_value: float = 0.002) -> GapRecord:

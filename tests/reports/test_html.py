@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from edgeproof.evaluation.results import Results
+from edgeproof.reports import numbers
+from edgeproof.reports.content import EvalRun, read_eval_run
+from edgeproof.reports.html import render_html
 from tests.reports.conftest import HOSTILE
 from tests.reports.synthetic import make_eval_run
-from toolkit.evaluation.results import Results
-from toolkit.reports import numbers
-from toolkit.reports.content import EvalRun, read_eval_run
-from toolkit.reports.html import render_html
 
 _VOID = {"meta", "img", "br", "link"}
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from toolkit.evaluation.results import Results
-from toolkit.reports import numbers
-from toolkit.reports.content import EvalRun
-from toolkit.reports.junit import render_junit
+from edgeproof.evaluation.results import Results
+from edgeproof.reports import numbers
+from edgeproof.reports.content import EvalRun
+from edgeproof.reports.junit import render_junit
 
 
 def test_there_is_a_case_a_limit_and_a_failure_for_the_one_that_does_not_hold(results: Results) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from edgeproof.reports import numbers
+from edgeproof.reports.content import EvalRun
+from edgeproof.reports.markdown import escape, render_markdown
 from tests.reports.conftest import HOSTILE
-from toolkit.reports import numbers
-from toolkit.reports.content import EvalRun
-from toolkit.reports.markdown import escape, render_markdown
 
 
 def _parse(text: str) -> list[Token]:

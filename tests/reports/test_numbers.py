@@ -6,8 +6,8 @@ import math
 
 import pytest
 
+from edgeproof.reports import numbers
 from tests.reports.synthetic import wilson
-from toolkit.reports import numbers
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.8734, "87.3 %"), (0.0, "0.0 %"), (1.0, "100.0 %"), (None, "undefined")])

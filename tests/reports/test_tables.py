@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from edgeproof.evaluation.results import Results
+from edgeproof.reports import tables, wording
+from edgeproof.reports.content import EvalRun, read_eval_run
+from edgeproof.reports.tables import Table
+from edgeproof.reports.terminal import print_results
 from tests.reports.synthetic import gate, make_eval_run
-from toolkit.evaluation.results import Results
-from toolkit.reports import tables, wording
-from toolkit.reports.content import EvalRun, read_eval_run
-from toolkit.reports.tables import Table
-from toolkit.reports.terminal import print_results
 
 
 def _column(table: Table, title: str) -> list[str]:

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from cli import report
+from edgeproof.commands.evaluate import report
+from edgeproof.errors import RunError
+from edgeproof.reports.write import write_reports
+from edgeproof.runs import Run
 from tests.reports.synthetic import make_eval_run
-from toolkit.errors import RunError
-from toolkit.reports.write import write_reports
-from toolkit.runs import Run
 
 
 def test_three_files_are_written_and_belong_to_the_run(tmp_path: Path) -> None:

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from cli import cli
-from toolkit.attacks.base import Draws
-from toolkit.distributed import first, joined, world_size
-from toolkit.models.base import Classifier
-from toolkit.training.global_batch import average_gradients, spread
-from toolkit.training.objectives.base import Task, build_objective
-from toolkit.types import Array
+from edgeproof.attacks.base import Draws
+from edgeproof.commands import cli
+from edgeproof.models.base import Classifier
+from edgeproof.system.distributed import first, joined, world_size
+from edgeproof.training.global_batch import average_gradients, spread
+from edgeproof.training.objectives.base import Task, build_objective
+from edgeproof.types import Array
 
 CLASSES, BATCH = 3, 7  # shares of two processes: 4 and 3 images; of four: 2, 2, 2 and 1
 OBJECTIVES: dict[str, dict[str, Any]] = {

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from toolkit import distributed
-from toolkit.distributed import collect_arrays, first, own_rows, rank, share, world_size
-from toolkit.errors import ConfigError, RunError
-from toolkit.runs import Run
+from edgeproof.errors import ConfigError, RunError
+from edgeproof.runs import Run
+from edgeproof.system import distributed
+from edgeproof.system.distributed import collect_arrays, first, own_rows, rank, share, world_size
 
 
 def ranks(patch: pytest.MonkeyPatch, *, rank: int, count: int) -> None:

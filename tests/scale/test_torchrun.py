@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from edgeproof.runs import Run
 from tests.scale.test_two_processes import LAUNCH, ROOT
-from toolkit.runs import Run
 
 pytestmark = pytest.mark.slow
 

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 
+from edgeproof.data.base import load_adversarial_set
+from edgeproof.runs import Run
 from tests.scale import steps
-from toolkit.data.base import load_adversarial_set
-from toolkit.runs import Run
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LAUNCH = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node")

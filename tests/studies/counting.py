@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from toolkit.errors import DataError
-from toolkit.runs import Run, write_json
+from edgeproof.errors import DataError
+from edgeproof.runs import Run, write_json
 
 
 def add(config: Mapping[str, Any], out: Run) -> None:

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from toolkit.evaluation.detection import DetectRecord
-from toolkit.evaluation.metrics import Rate
-from toolkit.evaluation.scoring import rate_record
-from toolkit.registry import find
-from toolkit.runs import Run
-from toolkit.studies.base import Study, study_params
-from toolkit.studies.feng_cai_zhou.fits import MEASURED, Fit, Measured, fit_classical
-from toolkit.studies.feng_cai_zhou.looks import CLEAN, Looks, look_cells, look_section, seen_by_detector
-from toolkit.studies.feng_cai_zhou.report import verdicts
+from edgeproof.evaluation.detection import DetectRecord
+from edgeproof.evaluation.metrics import Rate
+from edgeproof.evaluation.scoring import rate_record
+from edgeproof.plugins.registry import find
+from edgeproof.runs import Run
+from edgeproof.studies.base import Study, study_params
+from edgeproof.studies.feng_cai_zhou.fits import MEASURED, Fit, Measured, fit_classical
+from edgeproof.studies.feng_cai_zhou.looks import CLEAN, Looks, look_cells, look_section, seen_by_detector
+from edgeproof.studies.feng_cai_zhou.report import verdicts
 
 CLASSES = ("a", "b", "c")
 STUCK = np.array([[10, 0, 0], [10, 0, 0], [10, 0, 0]])

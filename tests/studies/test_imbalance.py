@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from toolkit.data.arrays import write_npz
-from toolkit.registry import find
-from toolkit.runs import Run
-from toolkit.studies.base import Study, study_params
-from toolkit.studies.possas_zhou import published
-from toolkit.studies.possas_zhou.cells import Measured, read_measured
-from toolkit.studies.possas_zhou.claims import judge_claims
-from toolkit.studies.possas_zhou.measure import NETWORKS
+from edgeproof.data.arrays import write_npz
+from edgeproof.plugins.registry import find
+from edgeproof.runs import Run
+from edgeproof.studies.base import Study, study_params
+from edgeproof.studies.possas_zhou import published
+from edgeproof.studies.possas_zhou.cells import Measured, read_measured
+from edgeproof.studies.possas_zhou.claims import judge_claims
+from edgeproof.studies.possas_zhou.measure import NETWORKS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LABEL, TWIN, COUNT = 2, 0, 100

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from edgeproof.errors import StudyError, UnavailableError
+from edgeproof.studies.jobs import Job, run_jobs
 from tests.studies.test_jobs import ADD, DIE, REFUSE, calls, chain, total
-from toolkit.errors import StudyError, UnavailableError
-from toolkit.studies.jobs import Job, run_jobs
 
 
 @pytest.fixture

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from toolkit.errors import ConfigError
-from toolkit.evaluation.costs import protected_costs
-from toolkit.registry import find
-from toolkit.runs import Run
-from toolkit.studies.base import Study, study_params
-from toolkit.studies.protected_jobs import ROWS, choose_images
-from toolkit.studies.protected_published import PUBLISHED, published_sections
-from toolkit.studies.protected_report import _signs
-from toolkit.studies.protected_scores import Score, Scores, all_classes, protected_class
+from edgeproof.errors import ConfigError
+from edgeproof.evaluation.costs import protected_costs
+from edgeproof.plugins.registry import find
+from edgeproof.runs import Run
+from edgeproof.studies.base import Study, study_params
+from edgeproof.studies.protected_jobs import ROWS, choose_images
+from edgeproof.studies.protected_published import PUBLISHED, published_sections
+from edgeproof.studies.protected_report import _signs
+from edgeproof.studies.protected_scores import Score, Scores, all_classes, protected_class
 
 LABELS = np.repeat(np.arange(3), (20, 10, 10))
 

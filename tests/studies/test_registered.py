@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from cli import cli
-from toolkit.errors import ConfigError
-from toolkit.registry import entries, find
-from toolkit.studies.base import study_params
+from edgeproof.commands import cli
+from edgeproof.errors import ConfigError
+from edgeproof.plugins.registry import entries, find
+from edgeproof.studies.base import study_params
 
 pytest.importorskip("torch")
 STUDIES = sorted(entries("study"))

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from toolkit.data.arrays import write_npz
-from toolkit.errors import ConfigError
-from toolkit.registry import find
-from toolkit.reports.figures.tradeoff import Place, tradeoff
-from toolkit.runs import Run
-from toolkit.studies.base import Study, study_params
-from toolkit.studies.ma_cao.claims import judge_claims, worst_universal
-from toolkit.studies.ma_cao.collect import Measured, Plan
-from toolkit.studies.ma_cao.points import Point, at_equal_fooling, dominated, read_points
+from edgeproof.data.arrays import write_npz
+from edgeproof.errors import ConfigError
+from edgeproof.plugins.registry import find
+from edgeproof.reports.figures.tradeoff import Place, tradeoff
+from edgeproof.runs import Run
+from edgeproof.studies.base import Study, study_params
+from edgeproof.studies.ma_cao.claims import judge_claims, worst_universal
+from edgeproof.studies.ma_cao.collect import Measured, Plan
+from edgeproof.studies.ma_cao.points import Point, at_equal_fooling, dominated, read_points
 
 LABELS = np.repeat(np.arange(4), 25)
 SEEDS = (0, 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from toolkit.studies.verdicts import judge, over_seeds, within_seed
+from edgeproof.studies.verdicts import judge, over_seeds, within_seed
 
 
 def test_the_interval_over_seeds_is_that_of_scipy() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from toolkit.training.augment import augment, random_crop, random_cutout, random_flip
+from edgeproof.training.augment import augment, random_crop, random_cutout, random_flip
 
 
 def generator(seed: int = 0) -> torch.Generator:

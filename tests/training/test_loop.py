@@ -10,14 +10,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from toolkit.config import TrainConfig, build_config
-from toolkit.data.arrays import read_npz, write_npz
-from toolkit.data.base import load_dataset, split_dataset
-from toolkit.errors import ConfigError, DataError, ModelError
-from toolkit.models.base import load_classifier
-from toolkit.runs import Run
-from toolkit.training import loop
-from toolkit.training.loop import train
+from edgeproof.config import TrainConfig, build_config
+from edgeproof.data.arrays import read_npz, write_npz
+from edgeproof.data.base import load_dataset, split_dataset
+from edgeproof.errors import ConfigError, DataError, ModelError
+from edgeproof.models.base import load_classifier
+from edgeproof.runs import Run
+from edgeproof.training import loop
+from edgeproof.training.loop import train
 
 SMALL = {
     "data.name": "synthetic", "data.calibration": 16, "model": "lenet", "epochs": 2, "batch_size": 32, "lr": 0.02,

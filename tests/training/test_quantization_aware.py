@@ -9,16 +9,16 @@ import onnx
 import pytest
 import torch
 
-from export.int8 import quantize_int8
-from export.qdq_rules import violations
-from export.requantize import store_parameters, stored_parameters
-from export.to_onnx import export_onnx
+from edgeproof.config import DataConfig, QatConfig
+from edgeproof.data.base import LabelledImages, load_splits
+from edgeproof.engines.base import open_engine, predict_all
+from edgeproof.export.int8 import quantize_int8
+from edgeproof.export.qdq_rules import violations
+from edgeproof.export.requantize import store_parameters, stored_parameters
+from edgeproof.export.to_onnx import export_onnx
+from edgeproof.models.imported import import_onnx
+from edgeproof.training.quantization_aware import Rounding, TrainableGraph, fine_tune
 from tests.test_deployment import DATA, fit
-from toolkit.config import DataConfig, QatConfig
-from toolkit.data.base import LabelledImages, load_splits
-from toolkit.engines.base import open_engine, predict_all
-from toolkit.models.imported import import_onnx
-from toolkit.training.quantization_aware import Rounding, TrainableGraph, fine_tune
 
 
 @pytest.fixture(scope="module")

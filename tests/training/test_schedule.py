@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from toolkit.config import TrainConfig
-from toolkit.training.schedule import learning_rate
+from edgeproof.config import TrainConfig
+from edgeproof.training.schedule import learning_rate
 
 
 def rates(schedule: str, *, total: int, lr: float = 0.4, **changes: float) -> list[float]:

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from edgeproof.config import TrainConfig
+from edgeproof.errors import ModelError
+from edgeproof.models.base import load_classifier
+from edgeproof.runs import Run
 from tests.training.test_loop import configure, history, run
-from toolkit.config import TrainConfig
-from toolkit.errors import ModelError
-from toolkit.models.base import load_classifier
-from toolkit.runs import Run
 
 
 @pytest.fixture(scope="module")

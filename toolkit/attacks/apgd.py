@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from toolkit.attacks.balls import uniform_in_linf
-from toolkit.attacks.base import Draws, check_positive, draws_of
-from toolkit.attacks.gradients import Observed, observe
-from toolkit.attacks.losses import Loss, cross_entropy, dlr, targeted_dlr
-from toolkit.attacks.search import Batch, Worst, restarted, search
-from toolkit.ops import linf_project, linf_step
-from toolkit.registry import register
+from edgeproof.attacks.balls import uniform_in_linf
+from edgeproof.attacks.base import Draws, check_positive, draws_of
+from edgeproof.attacks.gradients import Observed, observe
+from edgeproof.attacks.losses import Loss, cross_entropy, dlr, targeted_dlr
+from edgeproof.attacks.search import Batch, Worst, restarted, search
+from edgeproof.ops import linf_project, linf_step
+from edgeproof.plugins.registry import register
 
 if TYPE_CHECKING:
-    from toolkit.types import LogitsFn
+    from edgeproof.types import LogitsFn
 
 _MOMENTUM = 0.75  # share of the new step, alpha in the paper
 _ENOUGH = 0.75  # share of the steps since the last check that have to raise the loss, rho in the paper

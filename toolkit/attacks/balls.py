@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from toolkit.attacks.base import Draws
-from toolkit.ops import l2_norm
+from edgeproof.attacks.base import Draws
+from edgeproof.ops import l2_norm
 
 START = 0  # the stream of the start; steps draw from the streams after it
 

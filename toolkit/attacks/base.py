@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit.errors import AttackContractError, ConfigError
-from toolkit.ops import LEVELS, l2_norm
-from toolkit.registry import Entry, find
-from toolkit.types import Array, Norm, Pixels
+from edgeproof.errors import AttackContractError, ConfigError
+from edgeproof.ops import LEVELS, l2_norm
+from edgeproof.plugins.registry import Entry, find
+from edgeproof.types import Array, Norm, Pixels
 
 Access: TypeAlias = Literal["gradients", "queries", "data", "none"]
 Budget: TypeAlias = Literal["eps", "steps*eps"]

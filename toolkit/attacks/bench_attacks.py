@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from toolkit.attacks.base import Draws, find_attack
-from toolkit.attacks.choice import Attack, choose_attack
-from toolkit.attacks.source import fast_source
-from toolkit.attacks.twin import chosen_data, open_source
-from toolkit.config import BenchAttacksConfig
-from toolkit.data.base import LabelledImages, load_splits
-from toolkit.evaluation.bench import BenchCase, BenchReport, bench_report, compare_sides, take_turns_twice
-from toolkit.progress import progress
-from toolkit.runs import Run, write_text
+from edgeproof.attacks.base import Draws, find_attack
+from edgeproof.attacks.choice import Attack, choose_attack
+from edgeproof.attacks.source import fast_source
+from edgeproof.attacks.twin import chosen_data, open_source
+from edgeproof.config import BenchAttacksConfig
+from edgeproof.data.base import LabelledImages, load_splits
+from edgeproof.evaluation.bench import BenchCase, BenchReport, bench_report, compare_sides, take_turns_twice
+from edgeproof.runs import Run, write_text
+from edgeproof.system.progress import progress
 
 if TYPE_CHECKING:
-    from toolkit.types import LogitsFn
+    from edgeproof.types import LogitsFn
 
 
 def bench_attacks(config: BenchAttacksConfig, out: Run) -> BenchReport:

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from toolkit.attacks.gradients import Builds
-from toolkit.attacks.twin import Origin, confirm, real_logits
-from toolkit.data.arrays import write_npz
-from toolkit.data.base import AdversarialSet
-from toolkit.engines.specs import distinct_names
-from toolkit.errors import DataError
-from toolkit.evaluation.metrics import predictions
-from toolkit.runs import Run
+from edgeproof.attacks.gradients import Builds
+from edgeproof.attacks.twin import Origin, confirm, real_logits
+from edgeproof.data.arrays import write_npz
+from edgeproof.data.base import AdversarialSet
+from edgeproof.engines.specs import distinct_names
+from edgeproof.errors import DataError
+from edgeproof.evaluation.metrics import predictions
+from edgeproof.runs import Run
 
 if TYPE_CHECKING:
-    from toolkit.types import LogitsFn
+    from edgeproof.types import LogitsFn
 
 BUILDS = "builds.npz"
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from toolkit.attacks.base import check_positive
-from toolkit.attacks.losses import margin
-from toolkit.errors import ConfigError
-from toolkit.ops import l2_norm, l2_project
-from toolkit.registry import register
+from edgeproof.attacks.base import check_positive
+from edgeproof.attacks.losses import margin
+from edgeproof.errors import ConfigError
+from edgeproof.ops import l2_norm, l2_project
+from edgeproof.plugins.registry import register
 
 if TYPE_CHECKING:
-    from toolkit.types import LogitsFn
+    from edgeproof.types import LogitsFn
 
 _INSIDE = 0.999999  # keeps the inverse hyperbolic tangent of black and white finite
 

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from toolkit.attacks.base import AttackSpec, Draws, check_contract, parse_stop
-from toolkit.config import check_eps
-from toolkit.errors import ConfigError
-from toolkit.ops import LEVELS, l2_project, linf_project, to_grid, to_grid_inwards, universal_apply
-from toolkit.parameters import read_params
-from toolkit.registry import CALLERS
-from toolkit.types import Pixels
+from edgeproof.attacks.base import AttackSpec, Draws, check_contract, parse_stop
+from edgeproof.config import check_eps
+from edgeproof.errors import ConfigError
+from edgeproof.ops import LEVELS, l2_project, linf_project, to_grid, to_grid_inwards, universal_apply
+from edgeproof.plugins.parameters import read_params
+from edgeproof.plugins.registry import CALLERS
+from edgeproof.types import Pixels
 
 if TYPE_CHECKING:
-    from toolkit.attacks.fitting import Journal
-    from toolkit.attacks.queries import QueryTrace
-    from toolkit.types import LogitsFn
+    from edgeproof.attacks.fitting import Journal
+    from edgeproof.attacks.queries import QueryTrace
+    from edgeproof.types import LogitsFn
 
 
 @dataclass(frozen=True)

@@ -12,27 +12,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from toolkit.attacks.base import AttackSpec, Draws, find_attack
-from toolkit.attacks.builds import combine, compare_builds, confirm_on_each
-from toolkit.attacks.choice import Attack, choose_attack
-from toolkit.attacks.perturbed import FIT, fit_on_training
-from toolkit.attacks.probes import DEFAULT_COUNT, Probe, choose_probe, look_for_masking
-from toolkit.attacks.queries import QueriedEngine
-from toolkit.attacks.shards import Source, findings, indicators, read_shards, write_shards
-from toolkit.attacks.source import fast_source
-from toolkit.attacks.twin import Network, Origin, check_twin, chosen_data, open_queried, open_source
-from toolkit.config import AttackConfig, DataConfig, format_eps
-from toolkit.data.arrays import to_storage
-from toolkit.data.base import AdversarialSet, LabelledImages, load_part, save_adversarial_set
-from toolkit.data.shard import parse_shard
-from toolkit.distributed import first
-from toolkit.errors import ConfigError, DataError, one_line
-from toolkit.evaluation.findings import finding_sentences
-from toolkit.runs import Run
-from toolkit.types import Pixels
+from edgeproof.attacks.base import AttackSpec, Draws, find_attack
+from edgeproof.attacks.builds import combine, compare_builds, confirm_on_each
+from edgeproof.attacks.choice import Attack, choose_attack
+from edgeproof.attacks.perturbed import FIT, fit_on_training
+from edgeproof.attacks.probes import DEFAULT_COUNT, Probe, choose_probe, look_for_masking
+from edgeproof.attacks.queries import QueriedEngine
+from edgeproof.attacks.shards import Source, findings, indicators, read_shards, write_shards
+from edgeproof.attacks.source import fast_source
+from edgeproof.attacks.twin import Network, Origin, check_twin, chosen_data, open_queried, open_source
+from edgeproof.config import AttackConfig, DataConfig, format_eps
+from edgeproof.data.arrays import to_storage
+from edgeproof.data.base import AdversarialSet, LabelledImages, load_part, save_adversarial_set
+from edgeproof.data.shard import parse_shard
+from edgeproof.errors import ConfigError, DataError, one_line
+from edgeproof.evaluation.findings import finding_sentences
+from edgeproof.runs import Run
+from edgeproof.system.distributed import first
+from edgeproof.types import Pixels
 
 if TYPE_CHECKING:
-    from toolkit.types import LogitsFn
+    from edgeproof.types import LogitsFn
 
 SHARDS = "shards"
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from toolkit.attacks.base import check_positive
-from toolkit.errors import ConfigError
-from toolkit.ops import l2_norm, l2_project
-from toolkit.registry import register
+from edgeproof.attacks.base import check_positive
+from edgeproof.errors import ConfigError
+from edgeproof.ops import l2_norm, l2_project
+from edgeproof.plugins.registry import register
 
 if TYPE_CHECKING:
-    from toolkit.types import LogitsFn
+    from edgeproof.types import LogitsFn
 
 
 @register("deepfool", norm="l2", access="gradients", nested=True)

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from toolkit.attacks.base import AttackSpec, Draws, draws_of, find_attack
-from toolkit.attacks.choice import choose_attack
-from toolkit.attacks.search import Worst
-from toolkit.errors import ConfigError
-from toolkit.registry import register
+from edgeproof.attacks.base import AttackSpec, Draws, draws_of, find_attack
+from edgeproof.attacks.choice import choose_attack
+from edgeproof.attacks.search import Worst
+from edgeproof.errors import ConfigError
+from edgeproof.plugins.registry import register
 
 if TYPE_CHECKING:
-    from toolkit.types import LogitsFn
+    from edgeproof.types import LogitsFn
 
 
 @register("ensemble", norm="linf", access="gradients")

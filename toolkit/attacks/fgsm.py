@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from toolkit.attacks.base import check_positive
-from toolkit.attacks.gradients import observe
-from toolkit.attacks.labels import followed_class
-from toolkit.attacks.losses import cross_entropy
-from toolkit.ops import linf_step
-from toolkit.registry import register
-from toolkit.types import Direction
+from edgeproof.attacks.base import check_positive
+from edgeproof.attacks.gradients import observe
+from edgeproof.attacks.labels import followed_class
+from edgeproof.attacks.losses import cross_entropy
+from edgeproof.ops import linf_step
+from edgeproof.plugins.registry import register
+from edgeproof.types import Direction
 
 if TYPE_CHECKING:
-    from toolkit.types import LogitsFn
+    from edgeproof.types import LogitsFn
 
 
 @register("fgsm", norm="linf", access="gradients", nested=True)

@@ -17,16 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit.attacks.base import Draws
-from toolkit.attacks.gradients import observe
-from toolkit.attacks.labels import followed_class
-from toolkit.data.arrays import read_npz, write_npz
-from toolkit.ops import l2_norm, universal_apply, universal_update
-from toolkit.progress import progress
-from toolkit.types import Norm
+from edgeproof.attacks.base import Draws
+from edgeproof.attacks.gradients import observe
+from edgeproof.attacks.labels import followed_class
+from edgeproof.data.arrays import read_npz, write_npz
+from edgeproof.ops import l2_norm, universal_apply, universal_update
+from edgeproof.system.progress import progress
+from edgeproof.types import Norm
 
 if TYPE_CHECKING:
-    from toolkit.types import LogitsFn
+    from edgeproof.types import LogitsFn
 
 _SAVED_EVERY = 50  # steps; a state is one perturbation in size
 

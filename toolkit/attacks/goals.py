@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from toolkit.attacks.fitting import Goal, mean_by_owner
-from toolkit.attacks.losses import cross_entropy
+from edgeproof.attacks.fitting import Goal, mean_by_owner
+from edgeproof.attacks.losses import cross_entropy
 
 Strength: TypeAlias = Literal["margin", "ce"]
 Reduction: TypeAlias = Literal["logsumexp", "max"]

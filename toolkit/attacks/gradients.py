@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from toolkit.attacks.losses import Loss
-from toolkit.errors import ModelError
+from edgeproof.attacks.losses import Loss
+from edgeproof.errors import ModelError
 
 if TYPE_CHECKING:
-    from toolkit.types import LogitsFn
+    from edgeproof.types import LogitsFn
 
 
 class Observed:

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from toolkit.attacks.base import Draws, check_positive, distance, draws_of
-from toolkit.attacks.queries import QueryTrace
-from toolkit.errors import ConfigError
-from toolkit.ops import l2_norm, l2_project, linf_project
-from toolkit.registry import register
-from toolkit.types import Norm
+from edgeproof.attacks.base import Draws, check_positive, distance, draws_of
+from edgeproof.attacks.queries import QueryTrace
+from edgeproof.errors import ConfigError
+from edgeproof.ops import l2_norm, l2_project, linf_project
+from edgeproof.plugins.registry import register
+from edgeproof.types import Norm
 
 if TYPE_CHECKING:
-    from toolkit.types import LogitsFn
+    from edgeproof.types import LogitsFn
 
 _STARTS = 40  # random images that are tried as a start
 _STARTS_STREAM, _DIRECTIONS_STREAM = 0, 1000

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from toolkit.errors import ConfigError
-from toolkit.reading import read_index
+from edgeproof.errors import ConfigError
+from edgeproof.system.untrusted import read_index
 
 if TYPE_CHECKING:
-    from toolkit.types import LogitsFn
+    from edgeproof.types import LogitsFn
 
 NAMES = ("true", "most-likely", "least-likely")
 

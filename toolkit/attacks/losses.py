@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from toolkit.errors import ConfigError
-from toolkit.types import Direction
+from edgeproof.errors import ConfigError
+from edgeproof.types import Direction
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 LossName: TypeAlias = Literal["ce", "margin", "dlr"]

@@ -12,18 +12,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from toolkit.attacks.base import Draws, check_positive, draws_of
-from toolkit.attacks.gradients import Observed, observe
-from toolkit.attacks.labels import followed_class
-from toolkit.attacks.losses import cross_entropy
-from toolkit.attacks.search import Batch, Keep, Worst, check_keep, restarted, search
-from toolkit.errors import ConfigError
-from toolkit.ops import momentum_step
-from toolkit.registry import register
-from toolkit.types import Direction
+from edgeproof.attacks.base import Draws, check_positive, draws_of
+from edgeproof.attacks.gradients import Observed, observe
+from edgeproof.attacks.labels import followed_class
+from edgeproof.attacks.losses import cross_entropy
+from edgeproof.attacks.search import Batch, Keep, Worst, check_keep, restarted, search
+from edgeproof.errors import ConfigError
+from edgeproof.ops import momentum_step
+from edgeproof.plugins.registry import register
+from edgeproof.types import Direction
 
 if TYPE_CHECKING:
-    from toolkit.types import LogitsFn
+    from edgeproof.types import LogitsFn
 
 _FIRST_STREAM = 1  # of the steps' draws; stream 0 is that of random starts
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from toolkit.attacks.balls import START, uniform_in_linf
-from toolkit.attacks.base import Draws, draws_of
-from toolkit.ops import linf_step
-from toolkit.registry import register
+from edgeproof.attacks.balls import START, uniform_in_linf
+from edgeproof.attacks.base import Draws, draws_of
+from edgeproof.ops import linf_step
+from edgeproof.plugins.registry import register
 
 if TYPE_CHECKING:
-    from toolkit.types import LogitsFn
+    from edgeproof.types import LogitsFn
 
 
 @register("noise", norm="linf", access="none")

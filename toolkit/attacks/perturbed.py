@@ -6,16 +6,16 @@ from dataclasses import replace
 
 import torch
 
-from toolkit.attacks.base import Draws
-from toolkit.attacks.choice import Attack
-from toolkit.attacks.fitting import Journal
-from toolkit.attacks.shards import Source
-from toolkit.config import DataConfig, format_eps
-from toolkit.data.base import load_splits
-from toolkit.data.perturbation import save_perturbation
-from toolkit.distributed import first, share_arrays
-from toolkit.errors import DataError
-from toolkit.runs import Run
+from edgeproof.attacks.base import Draws
+from edgeproof.attacks.choice import Attack
+from edgeproof.attacks.fitting import Journal
+from edgeproof.attacks.shards import Source
+from edgeproof.config import DataConfig, format_eps
+from edgeproof.data.base import load_splits
+from edgeproof.data.perturbation import save_perturbation
+from edgeproof.errors import DataError
+from edgeproof.runs import Run
+from edgeproof.system.distributed import first, share_arrays
 
 FIT = "fit.npz"  # where a fit stands, until it is finished
 

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from toolkit.attacks.balls import uniform_in_l2, uniform_in_linf
-from toolkit.attacks.base import Draws, check_positive, draws_of
-from toolkit.attacks.gradients import Observed, observe
-from toolkit.attacks.labels import followed_class
-from toolkit.attacks.losses import LOSSES, Loss, LossName, softened_cross_entropy
-from toolkit.attacks.search import Batch, Keep, Worst, check_keep, restarted, search
-from toolkit.errors import ConfigError
-from toolkit.ops import l2_step, linf_step
-from toolkit.registry import register
-from toolkit.types import Direction
+from edgeproof.attacks.balls import uniform_in_l2, uniform_in_linf
+from edgeproof.attacks.base import Draws, check_positive, draws_of
+from edgeproof.attacks.gradients import Observed, observe
+from edgeproof.attacks.labels import followed_class
+from edgeproof.attacks.losses import LOSSES, Loss, LossName, softened_cross_entropy
+from edgeproof.attacks.search import Batch, Keep, Worst, check_keep, restarted, search
+from edgeproof.errors import ConfigError
+from edgeproof.ops import l2_step, linf_step
+from edgeproof.plugins.registry import register
+from edgeproof.types import Direction
 
 if TYPE_CHECKING:
-    from toolkit.types import LogitsFn
+    from edgeproof.types import LogitsFn
 
 
 @register("pgd-linf", norm="linf", access="gradients")

@@ -1,7 +1,7 @@
 """Looking for masked gradients while an attack is crafted: a few images, attacked in ways that masking does not stop.
 
 After the checks of Athalye et al. (2018, arXiv:1802.00420), Carlini et al. (2019, arXiv:1902.06705) and Gupta & Ajanthan (2022,
-arXiv:2003.13511). What is measured here is stored with the set and judged by `toolkit.evaluation.masking`.
+arXiv:2003.13511). What is measured here is stored with the set and judged by `edgeproof.evaluation.masking`.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit.attacks.base import Draws, find_attack
-from toolkit.attacks.choice import Attack, choose_attack
-from toolkit.attacks.gradients import Builds
-from toolkit.attacks.losses import soften
-from toolkit.attacks.shards import Source
-from toolkit.data.base import LabelledImages
-from toolkit.data.sampling import stratified_sample
-from toolkit.types import Array, Images
+from edgeproof.attacks.base import Draws, find_attack
+from edgeproof.attacks.choice import Attack, choose_attack
+from edgeproof.attacks.gradients import Builds
+from edgeproof.attacks.losses import soften
+from edgeproof.attacks.shards import Source
+from edgeproof.data.base import LabelledImages
+from edgeproof.data.sampling import stratified_sample
+from edgeproof.types import Array, Images
 
 if TYPE_CHECKING:
-    from toolkit.types import LogitsFn
+    from edgeproof.types import LogitsFn
 
 DEFAULT_COUNT = 64
 _QUERIES = 100  # of Square for each image that the attack has left right

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from toolkit.engines.base import Engine, predict_all
-from toolkit.types import Array
+from edgeproof.engines.base import Engine, predict_all
+from edgeproof.types import Array
 
 NOT_FOUND = -1
 

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
-from toolkit.attacks.base import Draws, parse_stop
-from toolkit.attacks.gradients import Observed
-from toolkit.attacks.losses import Loss, goal_margin
-from toolkit.errors import ConfigError
-from toolkit.types import Direction
+from edgeproof.attacks.base import Draws, parse_stop
+from edgeproof.attacks.gradients import Observed
+from edgeproof.attacks.losses import Loss, goal_margin
+from edgeproof.errors import ConfigError
+from edgeproof.types import Direction
 
 if TYPE_CHECKING:
-    from toolkit.types import LogitsFn
+    from edgeproof.types import LogitsFn
 
 Keep: TypeAlias = Literal["best", "last"]
 B = TypeVar("B", bound="Batch")

@@ -11,21 +11,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit.attacks.base import AttackSpec, Draws, distance
-from toolkit.attacks.choice import Attack, run_sweep
-from toolkit.attacks.gradients import observe
-from toolkit.attacks.losses import cross_entropy
-from toolkit.attacks.queries import QueryTrace, query_counts
-from toolkit.config import format_eps
-from toolkit.data.arrays import read_npz, write_npz
-from toolkit.data.base import LabelledImages
-from toolkit.distributed import collect_arrays, first, rank, share, world_size
-from toolkit.exhaustion import BatchSize, in_pieces
-from toolkit.progress import progress
-from toolkit.types import Array, Labels
+from edgeproof.attacks.base import AttackSpec, Draws, distance
+from edgeproof.attacks.choice import Attack, run_sweep
+from edgeproof.attacks.gradients import observe
+from edgeproof.attacks.losses import cross_entropy
+from edgeproof.attacks.queries import QueryTrace, query_counts
+from edgeproof.config import format_eps
+from edgeproof.data.arrays import read_npz, write_npz
+from edgeproof.data.base import LabelledImages
+from edgeproof.system.distributed import collect_arrays, first, rank, share, world_size
+from edgeproof.system.out_of_memory import BatchSize, in_pieces
+from edgeproof.system.progress import progress
+from edgeproof.types import Array, Labels
 
 if TYPE_CHECKING:
-    from toolkit.types import LogitsFn
+    from edgeproof.types import LogitsFn
 
 _SATURATED = 1e-6  # a cross-entropy below it is lost in the rounding of a float32 softmax
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from toolkit.attacks.fused import fuse_relus
-from toolkit.errors import ModelError
-from toolkit.types import GradientMode
+from edgeproof.attacks.fused import fuse_relus
+from edgeproof.errors import ModelError
+from edgeproof.types import GradientMode
 
 if TYPE_CHECKING:
-    from toolkit.types import LogitsFn
+    from edgeproof.types import LogitsFn
 
 _ROUNDING = 1e-3  # folding reorders float32 sums; a larger share of the largest logit is no rounding
 _LEVELS = 2e-2  # the same of a quantised network, where such a sum can be rounded to the next level: 1.7e-3 on 256 images of possas-vgg

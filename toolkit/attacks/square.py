@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from toolkit.attacks.balls import START
-from toolkit.attacks.base import Draws, check_positive, draws_of
-from toolkit.attacks.queries import QueryTrace
-from toolkit.attacks.search import Worst
-from toolkit.errors import ConfigError
-from toolkit.ops import linf_project
-from toolkit.registry import register
+from edgeproof.attacks.balls import START
+from edgeproof.attacks.base import Draws, check_positive, draws_of
+from edgeproof.attacks.queries import QueryTrace
+from edgeproof.attacks.search import Worst
+from edgeproof.errors import ConfigError
+from edgeproof.ops import linf_project
+from edgeproof.plugins.registry import register
 
 if TYPE_CHECKING:
-    from toolkit.types import LogitsFn
+    from edgeproof.types import LogitsFn
 
 #: From which of 10,000 queries on the share of changed pixels is halved once more.
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)

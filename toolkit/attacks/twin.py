@@ -16,19 +16,19 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
-from toolkit.attacks.queries import QueriedEngine
-from toolkit.config import DataConfig
-from toolkit.data.base import AdversarialSet, LabelledImages
-from toolkit.data.origin import data_of
-from toolkit.engines.base import EngineOptions, open_engine, predict_all
-from toolkit.engines.specs import read_specs
-from toolkit.errors import ConfigError, ModelError
-from toolkit.evaluation.metrics import predictions
-from toolkit.evaluation.parity import max_abs_diff
-from toolkit.models.base import Classifier, load_classifier, torch_device
-from toolkit.models.imported import ImportedClassifier, import_onnx
-from toolkit.runs import MANIFEST, Run, sha256_file
-from toolkit.types import Images, Logits
+from edgeproof.attacks.queries import QueriedEngine
+from edgeproof.config import DataConfig
+from edgeproof.data.base import AdversarialSet, LabelledImages
+from edgeproof.data.origin import data_of
+from edgeproof.engines.base import EngineOptions, open_engine, predict_all
+from edgeproof.engines.specs import read_specs
+from edgeproof.errors import ConfigError, ModelError
+from edgeproof.evaluation.metrics import predictions
+from edgeproof.evaluation.parity import max_abs_diff
+from edgeproof.models.base import Classifier, load_classifier, torch_device
+from edgeproof.models.imported import ImportedClassifier, import_onnx
+from edgeproof.runs import MANIFEST, Run, sha256_file
+from edgeproof.types import Images, Logits
 
 Network: TypeAlias = Classifier | ImportedClassifier | QueriedEngine
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from toolkit.attacks.base import Draws, check_positive, draws_of
-from toolkit.attacks.deepfool import likeliest_others, to_nearest_boundary
-from toolkit.attacks.fitting import Ascent, Batch, Feed, Goal, Journal, Move, fit, within
-from toolkit.attacks.goals import (
+from edgeproof.attacks.base import Draws, check_positive, draws_of
+from edgeproof.attacks.deepfool import likeliest_others, to_nearest_boundary
+from edgeproof.attacks.fitting import Ascent, Batch, Feed, Goal, Journal, Move, fit, within
+from edgeproof.attacks.goals import (
     Balanced,
     Penalty,
     Reduction,
@@ -21,13 +21,13 @@ from toolkit.attacks.goals import (
     towards_class,
     uniform_histogram,
 )
-from toolkit.errors import ConfigError
-from toolkit.ops import l2_norm, universal_apply
-from toolkit.registry import register
-from toolkit.types import Direction, Norm
+from edgeproof.errors import ConfigError
+from edgeproof.ops import l2_norm, universal_apply
+from edgeproof.plugins.registry import register
+from edgeproof.types import Direction, Norm
 
 if TYPE_CHECKING:
-    from toolkit.types import LogitsFn
+    from edgeproof.types import LogitsFn
 
 Method: TypeAlias = Literal["sgd", "deepfool"]
 Per: TypeAlias = Literal["data", "class"]

@@ -13,10 +13,10 @@ from typing import IO, Any
 
 import numpy as np
 
-from toolkit.data.source import MAX_BYTES, check_ordinary, parsing
-from toolkit.errors import DataError
-from toolkit.runs import atomic
-from toolkit.types import Array, Images
+from edgeproof.data.source import MAX_BYTES, check_ordinary, parsing
+from edgeproof.errors import DataError
+from edgeproof.runs import atomic
+from edgeproof.types import Array, Images
 
 _TOLERANCE = 1e-6  # float rounding of other tools may leave [0, 1] by so much; it is clipped
 _HEADERS = {

@@ -14,16 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.config import DataConfig
-from toolkit.data.arrays import check_images, check_labels, read_npz, to_float, to_storage, write_npz
-from toolkit.data.records import SetAbout
-from toolkit.data.sampling import equal_shares, held_out, stratified_sample
-from toolkit.errors import ConfigError, DataError, nearest
-from toolkit.parameters import read_params
-from toolkit.reading import is_text, read_record
-from toolkit.registry import find
-from toolkit.runs import Run, atomic
-from toolkit.types import Array, Images, Labels, Logits
+from edgeproof.config import DataConfig
+from edgeproof.data.arrays import check_images, check_labels, read_npz, to_float, to_storage, write_npz
+from edgeproof.data.records import SetAbout
+from edgeproof.data.sampling import equal_shares, held_out, stratified_sample
+from edgeproof.errors import ConfigError, DataError, nearest
+from edgeproof.plugins.parameters import read_params
+from edgeproof.plugins.registry import find
+from edgeproof.runs import Run, atomic
+from edgeproof.system.untrusted import is_text, read_record
+from edgeproof.types import Array, Images, Labels, Logits
 
 PARTS = ("train", "validation", "calibration", "test")
 _CALIBRATION_SHARE = 4  # calibration takes at most a quarter of a class, so that a rare class is still learned
@@ -324,7 +324,7 @@ def split_dataset(
 
 
 def _pool(train: LabelledImages, limit: int | None, imbalance: str | None, *, seed: int) -> LabelledImages:
-    from toolkit.data.imbalance import imbalanced  # it is made of LabelledImages
+    from edgeproof.data.imbalance import imbalanced  # it is made of LabelledImages
 
     pool = train.head(limit, seed=seed)
     return pool if imbalance is None else imbalanced(pool, imbalance, seed=seed)

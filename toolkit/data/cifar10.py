@@ -11,13 +11,13 @@ from typing import IO, cast
 
 import numpy as np
 
-from toolkit.data.base import Dataset, LabelledImages
-from toolkit.data.parquet import read_parquet
-from toolkit.data.pickles import read_pickled_dict
-from toolkit.data.source import LimitedReader, RemoteFile, find_dataset, parsing
-from toolkit.errors import DataError
-from toolkit.registry import register
-from toolkit.types import Array
+from edgeproof.data.base import Dataset, LabelledImages
+from edgeproof.data.parquet import read_parquet
+from edgeproof.data.pickles import read_pickled_dict
+from edgeproof.data.source import LimitedReader, RemoteFile, find_dataset, parsing
+from edgeproof.errors import DataError
+from edgeproof.plugins.registry import register
+from edgeproof.types import Array
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _BATCHES = {"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "test": ("test_batch",)}

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from toolkit.data.source import MAX_BYTES, MAX_PIXELS, parsing
-from toolkit.environment import usable_cores
-from toolkit.errors import DataError
-from toolkit.types import Array
+from edgeproof.data.source import MAX_BYTES, MAX_PIXELS, parsing
+from edgeproof.errors import DataError
+from edgeproof.system.environment import usable_cores
+from edgeproof.types import Array
 
 _IMAGES_A_TASK = 256
 _THREADED_BYTES = 2**16  # below it, threads wait for each other's Python more than they decode beside each other

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from toolkit.data.base import Dataset, LabelledImages
-from toolkit.data.sampling import stratified_sample
-from toolkit.optional import require
-from toolkit.registry import register
-from toolkit.types import Array
+from edgeproof.data.base import Dataset, LabelledImages
+from edgeproof.data.sampling import stratified_sample
+from edgeproof.plugins.registry import register
+from edgeproof.system.optional import require
+from edgeproof.types import Array
 
 _SIDE = 32
 _TEST_IMAGES = 540

@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.data.arrays import read_npz, to_float
-from toolkit.data.base import AdversarialSet, LabelledImages
-from toolkit.data.npz import read_classes, to_nchw
-from toolkit.data.source import MAX_BYTES, parsing
-from toolkit.errors import DataError
-from toolkit.optional import require
-from toolkit.runs import sha256_file
-from toolkit.types import Array, Images, Norm
+from edgeproof.data.arrays import read_npz, to_float
+from edgeproof.data.base import AdversarialSet, LabelledImages
+from edgeproof.data.npz import read_classes, to_nchw
+from edgeproof.data.source import MAX_BYTES, parsing
+from edgeproof.errors import DataError
+from edgeproof.runs import sha256_file
+from edgeproof.system.optional import require
+from edgeproof.types import Array, Images, Norm
 
 # The names that torchattacks, AutoAttack's scripts, foolbox users and we ourselves give, ours first.
 _ADVERSARIES = ("x_adv", "adv_inputs", "adv_complete", "adv_images", "adversarial")

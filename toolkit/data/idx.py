@@ -10,11 +10,11 @@ from typing import BinaryIO, cast
 
 import numpy as np
 
-from toolkit.data.base import Dataset, LabelledImages
-from toolkit.data.source import RemoteFile, find_dataset, parsing, read_exactly
-from toolkit.errors import DataError
-from toolkit.registry import register
-from toolkit.types import Array
+from edgeproof.data.base import Dataset, LabelledImages
+from edgeproof.data.source import RemoteFile, find_dataset, parsing, read_exactly
+from edgeproof.errors import DataError
+from edgeproof.plugins.registry import register
+from edgeproof.types import Array
 
 _STEMS = {"train": "train", "test": "t10k"}
 _UNSIGNED_BYTES = 0x08  # IDX's code for the type of the elements

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from toolkit.data.arrays import to_float
-from toolkit.data.base import Dataset, LabelledImages
-from toolkit.data.decode import decode_images
-from toolkit.data.sampling import held_out
-from toolkit.errors import ConfigError, DataError
-from toolkit.registry import register
-from toolkit.types import Array, Labels
+from edgeproof.data.arrays import to_float
+from edgeproof.data.base import Dataset, LabelledImages
+from edgeproof.data.decode import decode_images
+from edgeproof.data.sampling import held_out
+from edgeproof.errors import ConfigError, DataError
+from edgeproof.plugins.registry import register
+from edgeproof.types import Array, Labels
 
 _READ = (".png", ".jpg", ".jpeg")
 _OTHER_IMAGES = (".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")

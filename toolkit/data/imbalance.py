@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from toolkit.data.base import LabelledImages
-from toolkit.errors import ConfigError, DataError, nearest
-from toolkit.reading import read_index
-from toolkit.types import Array
+from edgeproof.data.base import LabelledImages
+from edgeproof.errors import ConfigError, DataError, nearest
+from edgeproof.system.untrusted import read_index
+from edgeproof.types import Array
 
 _SPEC = re.compile(r"(under|over):(.+)=(\d{1,9})|(long-tailed):(\d{1,9}(?:\.\d{1,9})?)")
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from toolkit.data.arrays import read_npz
-from toolkit.data.base import Dataset, LabelledImages
-from toolkit.data.source import MAX_CLASSES, parsing
-from toolkit.errors import DataError
-from toolkit.registry import register
-from toolkit.types import Array
+from edgeproof.data.arrays import read_npz
+from edgeproof.data.base import Dataset, LabelledImages
+from edgeproof.data.source import MAX_CLASSES, parsing
+from edgeproof.errors import DataError
+from edgeproof.plugins.registry import register
+from edgeproof.types import Array
 
 _CHANNELS = (1, 3)
 

@@ -6,9 +6,9 @@ import sys
 
 from pydantic import ValidationError
 
-from toolkit.config import DataConfig
-from toolkit.errors import RunError
-from toolkit.runs import Run
+from edgeproof.config import DataConfig
+from edgeproof.errors import RunError
+from edgeproof.runs import Run
 
 
 def data_of(run: Run) -> DataConfig:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from toolkit.data.decode import decode_images
-from toolkit.data.source import MAX_BYTES, parsing
-from toolkit.errors import DataError
-from toolkit.optional import require
-from toolkit.types import Array
+from edgeproof.data.decode import decode_images
+from edgeproof.data.source import MAX_BYTES, parsing
+from edgeproof.errors import DataError
+from edgeproof.system.optional import require
+from edgeproof.types import Array
 
 _IMAGE_COLUMNS = ("img", "image")
 _LABEL_COLUMNS = ("label", "labels")

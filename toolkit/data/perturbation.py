@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from toolkit.data.arrays import read_npy, read_npz, write_npz
-from toolkit.errors import DataError
-from toolkit.runs import Run, atomic
-from toolkit.types import Array
+from edgeproof.data.arrays import read_npy, read_npz, write_npz
+from edgeproof.errors import DataError
+from edgeproof.runs import Run, atomic
+from edgeproof.types import Array
 
 PERTURBATION = "perturbation.npz"
 _PICTURE = "perturbation.png"

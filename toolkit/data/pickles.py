@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.data.source import parsing
-from toolkit.errors import DataError
-from toolkit.types import Array
+from edgeproof.data.source import parsing
+from edgeproof.errors import DataError
+from edgeproof.types import Array
 
 _ARRAY_FACTORIES = ("numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstruct")
 _NAMES = (*_ARRAY_FACTORIES, "numpy ndarray", "numpy dtype")

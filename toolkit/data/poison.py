@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from toolkit.data.arrays import check_images, read_npz, to_float, to_storage, write_npz
-from toolkit.data.base import LabelledImages, Splits
-from toolkit.data.records import PoisonAbout
-from toolkit.errors import ConfigError, DataError
-from toolkit.reading import read_record
-from toolkit.runs import Run, write_json
-from toolkit.types import Array, Images, Labels
+from edgeproof.data.arrays import check_images, read_npz, to_float, to_storage, write_npz
+from edgeproof.data.base import LabelledImages, Splits
+from edgeproof.data.records import PoisonAbout
+from edgeproof.errors import ConfigError, DataError
+from edgeproof.runs import Run, write_json
+from edgeproof.system.untrusted import read_record
+from edgeproof.types import Array, Images, Labels
 
 ARRAYS, ABOUT = "poison.npz", "poison.json"
 _TOLERANCE = 1e-6  # rounding of float32 at 1, as for adversarial sets

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from toolkit.config import Strict
+from edgeproof.config import Strict
 
 
 class SetAbout(Strict):

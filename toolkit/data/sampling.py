@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from toolkit.errors import DataError
-from toolkit.types import Array, Labels
+from edgeproof.errors import DataError
+from edgeproof.types import Array, Labels
 
 
 def stratified_sample(labels: Labels, count: int, *, seed: int) -> Array:

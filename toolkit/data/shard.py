@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from toolkit.errors import ConfigError, DataError
-from toolkit.types import Array
+from edgeproof.errors import ConfigError, DataError
+from edgeproof.types import Array
 
 _TEXT = re.compile(r"([1-9]\d{0,5})/([1-9]\d{0,5})")
 

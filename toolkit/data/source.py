@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from toolkit.errors import DataError, ToolkitError
-from toolkit.optional import require
-from toolkit.progress import Advance, progress
+from edgeproof.errors import DataError, ToolkitError
+from edgeproof.system.optional import require
+from edgeproof.system.progress import Advance, progress
 
 MAX_PIXELS = 2**24  # of one image: 4096 x 4096
 MAX_CLASSES = 25_000  # ImageNet-21k has 21,843; a label of 2**40 is no class

@@ -9,11 +9,11 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image, ImageFilter
 
-from toolkit.data.arrays import to_float
-from toolkit.data.base import LabelledImages
-from toolkit.errors import ConfigError, DataError, nearest
-from toolkit.reading import read_index
-from toolkit.types import Array, Images
+from edgeproof.data.arrays import to_float
+from edgeproof.data.base import LabelledImages
+from edgeproof.errors import ConfigError, DataError, nearest
+from edgeproof.system.untrusted import read_index
+from edgeproof.types import Array, Images
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 

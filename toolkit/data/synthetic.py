@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from toolkit.data.base import Dataset, LabelledImages
-from toolkit.errors import ConfigError
-from toolkit.registry import register
+from edgeproof.data.base import Dataset, LabelledImages
+from edgeproof.errors import ConfigError
+from edgeproof.plugins.registry import register
 
 _MOST = 2**27  # numbers: 100,000 images of 3 x 20 x 20
 

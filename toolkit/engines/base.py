@@ -10,11 +10,11 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
-from toolkit.errors import ConfigError, DataError, ModelError
-from toolkit.exhaustion import BatchSize, in_pieces
-from toolkit.optional import require
-from toolkit.registry import Entry, entries, find
-from toolkit.types import Images, Logits
+from edgeproof.errors import ConfigError, DataError, ModelError
+from edgeproof.plugins.registry import Entry, entries, find
+from edgeproof.system.optional import require
+from edgeproof.system.out_of_memory import BatchSize, in_pieces
+from edgeproof.types import Images, Logits
 
 E = TypeVar("E", bound="Closing")
 

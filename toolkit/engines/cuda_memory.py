@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from toolkit.errors import UnavailableError
-from toolkit.optional import require
-from toolkit.types import Array
+from edgeproof.errors import UnavailableError
+from edgeproof.system.optional import require
+from edgeproof.types import Array
 
 
 class CudaMemory(Protocol):
@@ -141,7 +141,9 @@ class PycudaMemory:
             self._device = driver.Device(number)
             self._context = self._device.retain_primary_context()
         except driver.Error as error:
-            raise UnavailableError(f"CUDA device {number} cannot be opened ({error}); see `cli.py doctor`") from error
+            raise UnavailableError(
+                f"CUDA device {number} cannot be opened ({error}); see `edgeproof doctor`"
+            ) from error
         self._driver = driver
         self._buffers: dict[str, tuple[Any, int]] = {}
         self._context.push()

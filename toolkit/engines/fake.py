@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from toolkit.engines.base import (
+from edgeproof.engines.base import (
     Closing,
     Engine,
     EngineInfo,
@@ -16,10 +16,10 @@ from toolkit.engines.base import (
     refuse_device,
     refuse_precision,
 )
-from toolkit.errors import ModelError
-from toolkit.registry import register
-from toolkit.runs import sha256_file
-from toolkit.types import Images, Logits
+from edgeproof.errors import ModelError
+from edgeproof.plugins.registry import register
+from edgeproof.runs import sha256_file
+from edgeproof.types import Images, Logits
 
 
 @register("fake", suffixes=(".fake",), short="fake")

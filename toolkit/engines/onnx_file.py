@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.errors import ModelError
-from toolkit.reading import is_text
+from edgeproof.errors import ModelError
+from edgeproof.system.untrusted import is_text
 
 #: TensorProto.DataType
 TYPES = {
@@ -158,7 +158,7 @@ def _image_shape(summary: OnnxSummary, path: Path) -> tuple[int, int, int]:
     value = summary.inputs[0]
     takes = f"{path} takes {value.dtype} {value.shape if value.shape is not None else 'of unknown shape'}"
     wanted = "expected float32 (N, C, H, W) in [0, 1]"
-    change = f"bring it to that with: cli.py export --from {path}"
+    change = f"bring it to that with: edgeproof export --from {path}"
     if value.dtype == "float16":
         raise ModelError(f"{takes}; {wanted}: {change}, or convert to FP16 again with float32 inputs (keep_io_types)")
     if value.dtype != "float32":

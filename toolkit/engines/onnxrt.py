@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.engines.base import (
+from edgeproof.engines.base import (
     Closing,
     Engine,
     EngineInfo,
@@ -25,13 +25,13 @@ from toolkit.engines.base import (
     refuse_device,
     refuse_precision,
 )
-from toolkit.engines.onnx_file import OnnxSummary, Signature, read_onnx
-from toolkit.environment import package_version, usable_cores
-from toolkit.errors import ModelError, UnavailableError
-from toolkit.optional import require
-from toolkit.registry import register
-from toolkit.runs import sha256_file
-from toolkit.types import Images, Logits
+from edgeproof.engines.onnx_file import OnnxSummary, Signature, read_onnx
+from edgeproof.errors import ModelError, UnavailableError
+from edgeproof.plugins.registry import register
+from edgeproof.runs import sha256_file
+from edgeproof.system.environment import package_version, usable_cores
+from edgeproof.system.optional import require
+from edgeproof.types import Images, Logits
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
@@ -149,12 +149,12 @@ def open_session(path: Path, *, provider: str, device: str, options: EngineOptio
         if provider == CPU:
             raise ModelError(f"{path}: ONNX Runtime {runtime.__version__} cannot open this graph: {reason}") from error
         raise UnavailableError(
-            f"{provider} cannot run all of {path} on {device}: {reason}; are its libraries installed? see `cli.py doctor`"
+            f"{provider} cannot run all of {path} on {device}: {reason}; are its libraries installed? see `edgeproof doctor`"
         ) from error
     if session.get_providers()[0] != provider:
         raise UnavailableError(
             f"{provider} was asked for and {session.get_providers()[0]} is active: its libraries cannot be loaded; "
-            f"see `cli.py doctor`"
+            f"see `edgeproof doctor`"
         )
     return session
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.engines.base import (
+from edgeproof.engines.base import (
     Closing,
     Engine,
     EngineInfo,
@@ -18,14 +18,14 @@ from toolkit.engines.base import (
     pad_batch,
     refuse_device,
 )
-from toolkit.engines.onnx_file import OnnxSummary, Signature, read_onnx
-from toolkit.engines.openvino_ir import hash_ir, read_ir
-from toolkit.environment import package_version, usable_cores
-from toolkit.errors import ConfigError, ModelError, UnavailableError
-from toolkit.optional import require
-from toolkit.registry import register
-from toolkit.runs import sha256_file
-from toolkit.types import Images, Logits
+from edgeproof.engines.onnx_file import OnnxSummary, Signature, read_onnx
+from edgeproof.engines.openvino_ir import hash_ir, read_ir
+from edgeproof.errors import ConfigError, ModelError, UnavailableError
+from edgeproof.plugins.registry import register
+from edgeproof.runs import sha256_file
+from edgeproof.system.environment import package_version, usable_cores
+from edgeproof.system.optional import require
+from edgeproof.types import Images, Logits
 
 _HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 _PRODUCTS = ("Convolution", "GroupConvolution", "FullyConnected", "MatMul", "Gemm")

@@ -7,9 +7,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from toolkit.engines.onnx_file import OnnxSummary, ValueInfo
-from toolkit.errors import ModelError
-from toolkit.optional import require
+from edgeproof.engines.onnx_file import OnnxSummary, ValueInfo
+from edgeproof.errors import ModelError
+from edgeproof.system.optional import require
 
 _TYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "u8": "uint8", "i8": "int8", "i32": "int32"}
 _METADATA = "edgeproof"  # the section in which our exporter keeps it

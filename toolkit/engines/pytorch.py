@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from toolkit.engines.base import Closing, Engine, EngineInfo, EngineOptions, check_input, refuse_device
-from toolkit.environment import usable_cores
-from toolkit.errors import ConfigError
-from toolkit.models.base import load_classifier
-from toolkit.registry import register
-from toolkit.runs import sha256_file
-from toolkit.types import Images, Logits
+from edgeproof.engines.base import Closing, Engine, EngineInfo, EngineOptions, check_input, refuse_device
+from edgeproof.errors import ConfigError
+from edgeproof.models.base import load_classifier
+from edgeproof.plugins.registry import register
+from edgeproof.runs import sha256_file
+from edgeproof.system.environment import usable_cores
+from edgeproof.types import Images, Logits
 
 _NOTE = "weights and arithmetic in FP16, normalisation and logits included"
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from toolkit.engines.base import Engine, EngineOptions, find_backend, open_engine, reader_of
-from toolkit.errors import ConfigError, ModelError
-from toolkit.registry import Entry
-from toolkit.runs import MANIFEST, Run
+from edgeproof.engines.base import Engine, EngineOptions, find_backend, open_engine, reader_of
+from edgeproof.errors import ConfigError, ModelError
+from edgeproof.plugins.registry import Entry
+from edgeproof.runs import MANIFEST, Run
 
 _NAME = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)=(.+)", re.DOTALL)
 _BACKEND = re.compile(r"([a-z][a-z0-9-]*)(?:\+([a-z0-9]+))?:(.+)", re.DOTALL)

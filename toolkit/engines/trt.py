@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from toolkit.engines.base import Closing, Engine, EngineInfo, EngineOptions, check_input, pad_batch, refuse_device
-from toolkit.engines.cuda_memory import CudaMemory, open_cuda_memory
-from toolkit.errors import ConfigError, ModelError, UnavailableError
-from toolkit.registry import register
-from toolkit.runs import sha256_file
-from toolkit.types import Images, Logits
+from edgeproof.engines.base import Closing, Engine, EngineInfo, EngineOptions, check_input, pad_batch, refuse_device
+from edgeproof.engines.cuda_memory import CudaMemory, open_cuda_memory
+from edgeproof.errors import ConfigError, ModelError, UnavailableError
+from edgeproof.plugins.registry import register
+from edgeproof.runs import sha256_file
+from edgeproof.types import Images, Logits
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -143,7 +143,7 @@ def _read_sidecar(path: Path) -> Mapping[str, Any]:
 def _check_origin(path: Path, about: Mapping[str, Any], *, version: str, memory: CudaMemory) -> None:
     """Refuse a plan of another GPU or TensorRT version, or one that is not the file that was described."""
     built_with, built_for = about.get("tensorrt", version), about.get("compute_capability", memory.compute_capability)
-    again = "build it on this machine from its ONNX graph: cli.py export --from GRAPH.onnx --target tensorrt"
+    again = "build it on this machine from its ONNX graph: edgeproof export --from GRAPH.onnx --target tensorrt"
     if built_with != version:
         raise UnavailableError(f"{path} was built with TensorRT {built_with} and this is {version}; {again}")
     if built_for != memory.compute_capability:

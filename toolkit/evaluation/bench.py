@@ -8,8 +8,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from toolkit.config import Strict
-from toolkit.environment import describe_environment
+from edgeproof.config import Strict
+from edgeproof.system.environment import describe_environment
 
 BENCH_SCHEMA_VERSION = 1
 T = TypeVar("T")

@@ -12,15 +12,15 @@ from functools import partial
 
 import numpy as np
 
-from toolkit.config import BenchConfig
-from toolkit.engines.base import Engine
-from toolkit.engines.specs import EngineSpec, read_specs
-from toolkit.errors import ConfigError, DataError
-from toolkit.evaluation.bench import BenchCase, BenchReport, bench_report, compare_sides, take_turns
-from toolkit.evaluation.metrics import agreement, predictions
-from toolkit.progress import progress
-from toolkit.runs import Run, write_text
-from toolkit.types import Images
+from edgeproof.config import BenchConfig
+from edgeproof.engines.base import Engine
+from edgeproof.engines.specs import EngineSpec, read_specs
+from edgeproof.errors import ConfigError, DataError
+from edgeproof.evaluation.bench import BenchCase, BenchReport, bench_report, compare_sides, take_turns
+from edgeproof.evaluation.metrics import agreement, predictions
+from edgeproof.runs import Run, write_text
+from edgeproof.system.progress import progress
+from edgeproof.types import Images
 
 
 def bench_engines(config: BenchConfig, out: Run) -> BenchReport:

@@ -8,11 +8,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from toolkit.bundle import open_bundle
-from toolkit.config import EvalConfig
-from toolkit.engines.base import find_backend, reader_of
-from toolkit.registry import Entry, entries
-from toolkit.runs import runs_root, sha256_file
+from edgeproof.config import EvalConfig
+from edgeproof.engines.base import find_backend, reader_of
+from edgeproof.evaluation.bundle import open_bundle
+from edgeproof.plugins.registry import Entry, entries
+from edgeproof.runs import runs_root, sha256_file
 
 _GRAPH = ".onnx"
 

@@ -13,12 +13,12 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from toolkit.data.arrays import read_npy
-from toolkit.errors import ConfigError, DataError, nearest
-from toolkit.evaluation import metrics
-from toolkit.evaluation.results import CostPairRecord, CostRecord, CostsRecord
-from toolkit.reading import read_index, read_json
-from toolkit.types import Array, Labels
+from edgeproof.data.arrays import read_npy
+from edgeproof.errors import ConfigError, DataError, nearest
+from edgeproof.evaluation import metrics
+from edgeproof.evaluation.results import CostPairRecord, CostRecord, CostsRecord
+from edgeproof.system.untrusted import read_index, read_json
+from edgeproof.types import Array, Labels
 
 Side: TypeAlias = Literal["miss", "false-alarm", "both"]
 

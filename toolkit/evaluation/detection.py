@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.config import DetectConfig, Strict
-from toolkit.data.base import LabelledImages, load_dataset, load_splits
-from toolkit.data.poison import load_poison, poison_splits
-from toolkit.errors import DataError
-from toolkit.evaluation.metrics import Rate
-from toolkit.evaluation.results import RateRecord
-from toolkit.evaluation.scoring import rate_record
-from toolkit.optional import require
-from toolkit.runs import Run
-from toolkit.types import Array, Images, Labels
+from edgeproof.config import DetectConfig, Strict
+from edgeproof.data.base import LabelledImages, load_dataset, load_splits
+from edgeproof.data.poison import load_poison, poison_splits
+from edgeproof.errors import DataError
+from edgeproof.evaluation.metrics import Rate
+from edgeproof.evaluation.results import RateRecord
+from edgeproof.evaluation.scoring import rate_record
+from edgeproof.runs import Run
+from edgeproof.system.optional import require
+from edgeproof.types import Array, Images, Labels
 
 _WINDOW = 3  # pixels of the blur's side
 _FOLDS = 5

@@ -10,30 +10,30 @@ from pathlib import Path
 
 import numpy as np
 
-from toolkit import __version__
-from toolkit.config import EvalConfig
-from toolkit.data.arrays import write_npz
-from toolkit.data.base import LabelledImages
-from toolkit.data.shard import parse_shard
-from toolkit.engines.base import Engine, ShowsKernels, predict_all
-from toolkit.engines.specs import EngineSpec, read_specs
-from toolkit.environment import describe_environment
-from toolkit.errors import ConfigError, DataError, nearest
-from toolkit.evaluation.costs import choose_costs
-from toolkit.evaluation.gates import Gate, bind_gates, parse_gates
-from toolkit.evaluation.inputs import EvalInputs, load_inputs
-from toolkit.evaluation.invariance import batch_invariance, narrowest
-from toolkit.evaluation.latency import Timing, measure_throughput
-from toolkit.evaluation.logits import load_saved_logits, logits_key, logits_name, save_logits
-from toolkit.evaluation.metrics import predictions
-from toolkit.evaluation.results import CostsRecord, EngineRecord, InvarianceRecord, KernelsRecord, Results, SetRecord
-from toolkit.evaluation.samples import sample_arrays
-from toolkit.evaluation.scoring import CLEAN, Predictions
-from toolkit.evaluation.summary import AllLogits, complete
-from toolkit.exhaustion import BatchSize
-from toolkit.progress import progress
-from toolkit.runs import Run, write_json, write_text
-from toolkit.types import Logits
+from edgeproof import __version__
+from edgeproof.config import EvalConfig
+from edgeproof.data.arrays import write_npz
+from edgeproof.data.base import LabelledImages
+from edgeproof.data.shard import parse_shard
+from edgeproof.engines.base import Engine, ShowsKernels, predict_all
+from edgeproof.engines.specs import EngineSpec, read_specs
+from edgeproof.errors import ConfigError, DataError, nearest
+from edgeproof.evaluation.costs import choose_costs
+from edgeproof.evaluation.gates import Gate, bind_gates, parse_gates
+from edgeproof.evaluation.inputs import EvalInputs, load_inputs
+from edgeproof.evaluation.invariance import batch_invariance, narrowest
+from edgeproof.evaluation.latency import Timing, measure_throughput
+from edgeproof.evaluation.logits import load_saved_logits, logits_key, logits_name, save_logits
+from edgeproof.evaluation.metrics import predictions
+from edgeproof.evaluation.results import CostsRecord, EngineRecord, InvarianceRecord, KernelsRecord, Results, SetRecord
+from edgeproof.evaluation.samples import sample_arrays
+from edgeproof.evaluation.scoring import CLEAN, Predictions
+from edgeproof.evaluation.summary import AllLogits, complete
+from edgeproof.runs import Run, write_json, write_text
+from edgeproof.system.environment import describe_environment
+from edgeproof.system.out_of_memory import BatchSize
+from edgeproof.system.progress import progress
+from edgeproof.types import Logits
 
 _TIMED_BATCH = 64  # larger ones are no faster on a processor, and FP16 on one takes seconds a batch
 

@@ -10,11 +10,11 @@ from itertools import combinations
 
 import numpy as np
 
-from toolkit.evaluation.metrics import Rate
-from toolkit.evaluation.results import CellRecord, EngineRecord, GapRecord, SetRecord, Threat, WorstRecord
-from toolkit.evaluation.scoring import Predictions, rate_record
-from toolkit.evaluation.significance import paired_difference
-from toolkit.types import Array
+from edgeproof.evaluation.metrics import Rate
+from edgeproof.evaluation.results import CellRecord, EngineRecord, GapRecord, SetRecord, Threat, WorstRecord
+from edgeproof.evaluation.scoring import Predictions, rate_record
+from edgeproof.evaluation.significance import paired_difference
+from edgeproof.types import Array
 
 #: From what knows least to what knows most.
 _ORDER: tuple[Threat, ...] = ("transferred", "query", "white-box")

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from toolkit.config import parse_number
-from toolkit.errors import ConfigError, nearest
-from toolkit.evaluation.costs import class_index
-from toolkit.evaluation.results import CellRecord, GateRecord, RateRecord, SetRecord
+from edgeproof.config import parse_number
+from edgeproof.errors import ConfigError, nearest
+from edgeproof.evaluation.costs import class_index
+from edgeproof.evaluation.results import CellRecord, GateRecord, RateRecord, SetRecord
 
 Kind = Literal["fail-under", "max-drop", "max-cost"]
 

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from toolkit.data.arrays import to_storage
-from toolkit.data.base import AdversarialSet, LabelledImages, load_adversarial_set, load_dataset
-from toolkit.data.foreign import load_foreign_set
-from toolkit.engines.specs import distinct_names
-from toolkit.errors import ConfigError, DataError
-from toolkit.evaluation.metrics import predictions
-from toolkit.evaluation.results import SetRecord
-from toolkit.evaluation.scoring import CLEAN
-from toolkit.runs import Run
-from toolkit.types import Array, Images, Labels
+from edgeproof.data.arrays import to_storage
+from edgeproof.data.base import AdversarialSet, LabelledImages, load_adversarial_set, load_dataset
+from edgeproof.data.foreign import load_foreign_set
+from edgeproof.engines.specs import distinct_names
+from edgeproof.errors import ConfigError, DataError
+from edgeproof.evaluation.metrics import predictions
+from edgeproof.evaluation.results import SetRecord
+from edgeproof.evaluation.scoring import CLEAN
+from edgeproof.runs import Run
+from edgeproof.types import Array, Images, Labels
 
 
 @dataclass(frozen=True)

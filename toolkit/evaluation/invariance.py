@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from toolkit.engines.base import Engine
-from toolkit.evaluation.metrics import predictions
-from toolkit.evaluation.results import InvarianceRecord
-from toolkit.types import Images, Labels, Logits
+from edgeproof.engines.base import Engine
+from edgeproof.evaluation.metrics import predictions
+from edgeproof.evaluation.results import InvarianceRecord
+from edgeproof.types import Images, Labels, Logits
 
 BATCH_SIZES = (2, 3, 8, 32)
 _MOST_SLOTS = 4

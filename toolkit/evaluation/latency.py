@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from toolkit.engines.base import Engine
-from toolkit.evaluation.results import ThroughputRecord
-from toolkit.types import Images
+from edgeproof.engines.base import Engine
+from edgeproof.evaluation.results import ThroughputRecord
+from edgeproof.types import Images
 
 WARM_UP, FEWEST, MOST = 1, 5, 30
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from toolkit.engines.base import EngineInfo
-from toolkit.runs import atomic, sha256_file, write_json
-from toolkit.types import Logits
+from edgeproof.engines.base import EngineInfo
+from edgeproof.runs import atomic, sha256_file, write_json
+from edgeproof.types import Logits
 
 _INDEX = "logits/index.json"
 

@@ -1,6 +1,6 @@
 """Masked gradients: signs that an attack found little because it was misled, and not because the model is robust.
 
-Only files are read. What needs gradients was measured by the attack stage (`toolkit.attacks.probes`) and came with the set; what needs
+Only files are read. What needs gradients was measured by the attack stage (`edgeproof.attacks.probes`) and came with the set; what needs
 several sets is taken from the gaps and cells of this evaluation. docs/masking.md has a section for each indicator.
 """
 
@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from toolkit.config import format_eps
-from toolkit.evaluation.results import CellRecord, GapRecord, IndicatorRecord, SetRecord
+from edgeproof.config import format_eps
+from edgeproof.evaluation.results import CellRecord, GapRecord, IndicatorRecord, SetRecord
 
 _LEVEL = 0.01  # of McNemar's test between two sets: many are made
 _GREY = 0.5  # L-infinity budget that turns every image into the same grey

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.data.arrays import read_npy, read_npz, write_npz
-from toolkit.data.base import LabelledImages, load_adversarial_set, save_adversarial_set
-from toolkit.data.shard import Shard, check_complete, interleave
-from toolkit.errors import DataError
-from toolkit.evaluation.logits import logits_name, save_logits
-from toolkit.evaluation.results import EngineRecord, Results
-from toolkit.evaluation.saved import read_results
-from toolkit.evaluation.summary import recompute_from
-from toolkit.runs import Run, write_text
-from toolkit.types import Array
+from edgeproof.data.arrays import read_npy, read_npz, write_npz
+from edgeproof.data.base import LabelledImages, load_adversarial_set, save_adversarial_set
+from edgeproof.data.shard import Shard, check_complete, interleave
+from edgeproof.errors import DataError
+from edgeproof.evaluation.logits import logits_name, save_logits
+from edgeproof.evaluation.results import EngineRecord, Results
+from edgeproof.evaluation.saved import read_results
+from edgeproof.evaluation.summary import recompute_from
+from edgeproof.runs import Run, write_text
+from edgeproof.types import Array
 
 KINDS = ("attack", "eval")
 #: What an attack notes as a mean over its images; other signs are of one process and cannot be joined.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from toolkit.types import Array, Labels, Logits
+from edgeproof.types import Array, Labels, Logits
 
 _Z = 1.959963984540054  # the normal distribution's 97.5 % point: intervals hold 95 %
 

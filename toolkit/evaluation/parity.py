@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from toolkit.errors import DataError
-from toolkit.evaluation.metrics import Rate, accuracy, agreement, predictions
-from toolkit.types import Array, Labels, Logits
+from edgeproof.errors import DataError
+from edgeproof.evaluation.metrics import Rate, accuracy, agreement, predictions
+from edgeproof.types import Array, Labels, Logits
 
 
 @dataclass(frozen=True)

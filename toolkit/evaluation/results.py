@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import Field
 
-from toolkit.config import Strict
+from edgeproof.config import Strict
 
 SCHEMA_VERSION = 1
 

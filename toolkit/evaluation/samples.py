@@ -1,14 +1,14 @@
-"""`samples.npz`: an evaluation image by image, as `toolkit.evaluation.results` describes it."""
+"""`samples.npz`: an evaluation image by image, as `edgeproof.evaluation.results` describes it."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from toolkit.data.arrays import to_storage
-from toolkit.evaluation.inputs import EvalInputs, hash_each
-from toolkit.evaluation.results import Results
-from toolkit.evaluation.scoring import CLEAN, Predictions, strongest
-from toolkit.types import Array
+from edgeproof.data.arrays import to_storage
+from edgeproof.evaluation.inputs import EvalInputs, hash_each
+from edgeproof.evaluation.results import Results
+from edgeproof.evaluation.scoring import CLEAN, Predictions, strongest
+from edgeproof.types import Array
 
 
 def sample_arrays(results: Results, predicted: Predictions, inputs: EvalInputs, *, shown: int) -> dict[str, Array]:

@@ -1,7 +1,7 @@
 """Warnings: results that are probably not what they look like. Each is a sentence with the numbers that raise it.
 
 After Carlini et al., 2019 (arXiv:1902.06705) and the flags of AutoAttack. Only files are read. Signs of
-masked gradients are in `toolkit.evaluation.masking`.
+masked gradients are in `edgeproof.evaluation.masking`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from toolkit.evaluation.results import CellRecord, EngineRecord, SetRecord
-from toolkit.types import Logits
+from edgeproof.evaluation.results import CellRecord, EngineRecord, SetRecord
+from edgeproof.types import Logits
 
 _FEW = 100  # images under which an interval is wider than +-10 points at 50 %
 _FEW_A_CLASS = 10

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from toolkit.errors import DataError
-from toolkit.evaluation.results import CellRecord, RateRecord, Results
-from toolkit.reading import read_record
+from edgeproof.errors import DataError
+from edgeproof.evaluation.results import CellRecord, RateRecord, Results
+from edgeproof.system.untrusted import read_record
 
 _LARGEST = 2.0**63  # beyond it, a number counts and measures nothing
 

@@ -1,10 +1,10 @@
-"""The published JSON Schema of `results.json`, made from its models: `python -m toolkit.evaluation.schema > docs/results.schema.json`."""
+"""The published JSON Schema of `results.json`, made from its models: `python -m edgeproof.evaluation.schema > docs/results.schema.json`."""
 
 from __future__ import annotations
 
 import json
 
-from toolkit.evaluation.results import Results
+from edgeproof.evaluation.results import Results
 
 
 def schema_text() -> str:

@@ -8,10 +8,10 @@ from itertools import combinations
 
 import numpy as np
 
-from toolkit.evaluation import metrics
-from toolkit.evaluation.costs import cost_record
-from toolkit.evaluation.metrics import Rate
-from toolkit.evaluation.results import (
+from edgeproof.evaluation import metrics
+from edgeproof.evaluation.costs import cost_record
+from edgeproof.evaluation.metrics import Rate
+from edgeproof.evaluation.results import (
     CellRecord,
     ClassRecord,
     DispersionRecord,
@@ -19,7 +19,7 @@ from toolkit.evaluation.results import (
     PairRecord,
     RateRecord,
 )
-from toolkit.types import Array, Labels
+from edgeproof.types import Array, Labels
 
 CLEAN = "clean"
 

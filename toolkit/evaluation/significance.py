@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from toolkit.evaluation.metrics import Rate, sign_test
-from toolkit.types import Array
+from edgeproof.evaluation.metrics import Rate, sign_test
+from edgeproof.types import Array
 
 _Z = 1.959963984540054  # the normal distribution's 97.5 % point: intervals hold 95 %
 

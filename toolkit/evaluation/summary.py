@@ -7,19 +7,19 @@ from pathlib import Path
 
 import numpy as np
 
-from toolkit.data.arrays import read_npy, read_npz
-from toolkit.errors import DataError, RunError
-from toolkit.evaluation import masking
-from toolkit.evaluation.gap import measured_gaps, with_threats, worst_cases
-from toolkit.evaluation.gates import Gate, bind_gates, judge, parse_gates
-from toolkit.evaluation.logits import logits_name
-from toolkit.evaluation.metrics import predictions
-from toolkit.evaluation.results import Results
-from toolkit.evaluation.sanity import check_engine, check_logits, check_results
-from toolkit.evaluation.saved import read_results
-from toolkit.evaluation.scoring import Predictions, pair_up, score
-from toolkit.runs import Run
-from toolkit.types import Array, Logits
+from edgeproof.data.arrays import read_npy, read_npz
+from edgeproof.errors import DataError, RunError
+from edgeproof.evaluation import masking
+from edgeproof.evaluation.gap import measured_gaps, with_threats, worst_cases
+from edgeproof.evaluation.gates import Gate, bind_gates, judge, parse_gates
+from edgeproof.evaluation.logits import logits_name
+from edgeproof.evaluation.metrics import predictions
+from edgeproof.evaluation.results import Results
+from edgeproof.evaluation.sanity import check_engine, check_logits, check_results
+from edgeproof.evaluation.saved import read_results
+from edgeproof.evaluation.scoring import Predictions, pair_up, score
+from edgeproof.runs import Run
+from edgeproof.types import Array, Logits
 
 AllLogits = Mapping[tuple[str, str], Logits]
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from toolkit.config import Strict
-from toolkit.errors import ModelError, first_line
-from toolkit.optional import require
-from toolkit.runs import Run
-from toolkit.types import Array
+from edgeproof.config import Strict
+from edgeproof.errors import ModelError, first_line
+from edgeproof.runs import Run
+from edgeproof.system.optional import require
+from edgeproof.types import Array
 
 if TYPE_CHECKING:
     from onnx import NodeProto, TensorProto
@@ -177,7 +177,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 def _read_onnx(path: Path) -> dict[str, Array]:
     require("onnx", extra="train", purpose="read the weights of ONNX files")
-    from toolkit.models.onnx_import.reading import read_model
+    from edgeproof.models.onnx_import.reading import read_model
 
     graph = read_model(path).graph
     stored = {tensor.name: tensor for tensor in graph.initializer}
@@ -202,7 +202,7 @@ def _constant(
 
     `known` holds what has been found; a value in the making is None there, so that a ring of nodes ends.
     """
-    from toolkit.models.onnx_import.reading import tensor_array
+    from edgeproof.models.onnx_import.reading import tensor_array
 
     if name in known:
         return known[name]

@@ -12,14 +12,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from toolkit import __version__
-from toolkit.config import Strict
-from toolkit.data.source import MAX_CLASSES, MAX_PIXELS
-from toolkit.errors import ConfigError, ModelError, UnavailableError
-from toolkit.models.factory import load_factory
-from toolkit.naming import check_named, is_factory
-from toolkit.registry import find
-from toolkit.runs import atomic
+from edgeproof import __version__
+from edgeproof.config import Strict
+from edgeproof.data.source import MAX_CLASSES, MAX_PIXELS
+from edgeproof.errors import ConfigError, ModelError, UnavailableError
+from edgeproof.models.factory import load_factory
+from edgeproof.plugins.registry import find
+from edgeproof.plugins.trusted import check_named, is_factory
+from edgeproof.runs import atomic
 
 _METADATA = "edgeproof"  # one key: safetensors writes several in random order, and equal models shall give equal bytes
 _MAX_NUMBERS = 2**28  # of one image that a checkpoint may ask for

@@ -1,6 +1,6 @@
 """A user's own network: `module:factory`, imported from the current directory or from what is installed.
 
-It is run when the user names it (`toolkit.naming`).
+It is run when the user names it (`edgeproof.plugins.trusted`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import nn
 
-from toolkit.errors import ModelError, nearest
-from toolkit.naming import name_factory
+from edgeproof.errors import ModelError, nearest
+from edgeproof.plugins.trusted import name_factory
 
 
 def load_factory(spec: str, *, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:

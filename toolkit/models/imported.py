@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from toolkit.errors import ModelError
-from toolkit.models.onnx_import.graph import OnnxGraph
-from toolkit.models.onnx_import.images import GraphInput, Layout, Shape, describe_input
-from toolkit.models.onnx_import.reading import ordered_nodes, read_model
-from toolkit.models.onnx_import.translation import translate
-from toolkit.reading import is_text
+from edgeproof.errors import ModelError
+from edgeproof.models.onnx_import.graph import OnnxGraph
+from edgeproof.models.onnx_import.images import GraphInput, Layout, Shape, describe_input
+from edgeproof.models.onnx_import.reading import ordered_nodes, read_model
+from edgeproof.models.onnx_import.translation import translate
+from edgeproof.system.untrusted import is_text
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto

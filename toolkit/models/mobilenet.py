@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from toolkit.registry import register
+from edgeproof.plugins.registry import register
 
 # expansion, channels, blocks, stride of the first: the paper's table 2, where the stem and the second row have stride 2
 _STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from toolkit.config import ImportConfig
-from toolkit.data.base import LabelledImages, load_part
-from toolkit.errors import ModelError
-from toolkit.models.base import Classifier, build_classifier, load_weights, save_classifier
-from toolkit.models.weights import fit_names, read_weights
-from toolkit.runs import Run, write_json
+from edgeproof.config import ImportConfig
+from edgeproof.data.base import LabelledImages, load_part
+from edgeproof.errors import ModelError
+from edgeproof.models.base import Classifier, build_classifier, load_weights, save_classifier
+from edgeproof.models.weights import fit_names, read_weights
+from edgeproof.runs import Run, write_json
 
 _CHECKED = 1000  # test images on which an imported network is tried
 _BATCH = 128

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional
 
-from toolkit.registry import register
+from edgeproof.plugins.registry import register
 
 
 @register("resnet-20", min_size=16)

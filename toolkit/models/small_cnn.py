@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from toolkit.registry import register
+from edgeproof.plugins.registry import register
 
 
 @register("small-cnn", min_size=16)

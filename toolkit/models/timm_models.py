@@ -6,8 +6,8 @@ import importlib
 
 from torch import nn
 
-from toolkit.errors import ModelError, UnavailableError, nearest
-from toolkit.registry import register
+from edgeproof.errors import ModelError, UnavailableError, nearest
+from edgeproof.plugins.registry import register
 
 
 @register("timm", family=True)

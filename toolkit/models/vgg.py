@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from toolkit.registry import register
+from edgeproof.plugins.registry import register
 
 
 @register("possas-vgg", min_size=16, normalize=False)

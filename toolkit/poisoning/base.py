@@ -10,22 +10,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit.config import PoisonConfig
-from toolkit.data.base import LabelledImages, Splits, load_splits
-from toolkit.data.imbalance import class_index
-from toolkit.data.poison import ABOUT, PoisonedImages, choose_poisoned, poison_splits, save_poison
-from toolkit.data.records import PoisonAbout
-from toolkit.errors import ConfigError, DataError
-from toolkit.models.base import torch_device
-from toolkit.ops import linf_project, to_grid
-from toolkit.poisoning.deep_confuse import train_generator
-from toolkit.poisoning.error_minimising import error_minimising
-from toolkit.poisoning.networks import NoiseGenerator, load_generator, save_generator
-from toolkit.poisoning.state import STATE
-from toolkit.reading import read_index, read_record
-from toolkit.runs import Run, write_json
-from toolkit.training.loop import torch_settings
-from toolkit.types import Array, Images, Labels
+from edgeproof.config import PoisonConfig
+from edgeproof.data.base import LabelledImages, Splits, load_splits
+from edgeproof.data.imbalance import class_index
+from edgeproof.data.poison import ABOUT, PoisonedImages, choose_poisoned, poison_splits, save_poison
+from edgeproof.data.records import PoisonAbout
+from edgeproof.errors import ConfigError, DataError
+from edgeproof.models.base import torch_device
+from edgeproof.ops import linf_project, to_grid
+from edgeproof.poisoning.deep_confuse import train_generator
+from edgeproof.poisoning.error_minimising import error_minimising
+from edgeproof.poisoning.networks import NoiseGenerator, load_generator, save_generator
+from edgeproof.poisoning.state import STATE
+from edgeproof.runs import Run, write_json
+from edgeproof.system.untrusted import read_index, read_record
+from edgeproof.training.loop import torch_settings
+from edgeproof.types import Array, Images, Labels
 
 GENERATOR, TRIALS = "generator.safetensors", "trials.json"
 _CHUNK = 512  # images at once

@@ -20,16 +20,16 @@ from torch import Tensor
 from torch.func import functional_call, grad
 from torch.nn import functional
 
-from toolkit.config import PoisonConfig
-from toolkit.data.base import LabelledImages, Splits
-from toolkit.errors import ConfigError, ModelError
-from toolkit.models.base import Classifier, build_classifier
-from toolkit.poisoning.measure import measure, poison_all
-from toolkit.poisoning.networks import NoiseGenerator, build_generator
-from toolkit.poisoning.state import STATE, PoisonState, load_state, save_state
-from toolkit.progress import Advance, progress
-from toolkit.runs import Run
-from toolkit.training.loop import normalization
+from edgeproof.config import PoisonConfig
+from edgeproof.data.base import LabelledImages, Splits
+from edgeproof.errors import ConfigError, ModelError
+from edgeproof.models.base import Classifier, build_classifier
+from edgeproof.poisoning.measure import measure, poison_all
+from edgeproof.poisoning.networks import NoiseGenerator, build_generator
+from edgeproof.poisoning.state import STATE, PoisonState, load_state, save_state
+from edgeproof.runs import Run
+from edgeproof.system.progress import Advance, progress
+from edgeproof.training.loop import normalization
 
 _LOOK = 10  # steps between two looks at the loss: each look waits for the device
 

@@ -17,20 +17,20 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
-from toolkit.attacks.losses import cross_entropy
-from toolkit.attacks.pgd import descend
-from toolkit.config import PoisonConfig
-from toolkit.data.base import Splits
-from toolkit.data.poison import PoisonedImages
-from toolkit.errors import ModelError
-from toolkit.models.base import Classifier, build_classifier
-from toolkit.poisoning.measure import predict
-from toolkit.poisoning.state import STATE
-from toolkit.progress import progress
-from toolkit.runs import Run, atomic
-from toolkit.training.loop import normalization
-from toolkit.training.objectives.base import attacking
-from toolkit.training.state import copies, part_of, prefixed
+from edgeproof.attacks.losses import cross_entropy
+from edgeproof.attacks.pgd import descend
+from edgeproof.config import PoisonConfig
+from edgeproof.data.base import Splits
+from edgeproof.data.poison import PoisonedImages
+from edgeproof.errors import ModelError
+from edgeproof.models.base import Classifier, build_classifier
+from edgeproof.poisoning.measure import predict
+from edgeproof.poisoning.state import STATE
+from edgeproof.runs import Run, atomic
+from edgeproof.system.progress import progress
+from edgeproof.training.loop import normalization
+from edgeproof.training.objectives.base import attacking
+from edgeproof.training.state import copies, part_of, prefixed
 
 _VICTIM_STEPS = 10  # of SGD in a round, and of the noise, both as in the paper
 _NOISE_STEPS = 20

@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit.data.base import LabelledImages
-from toolkit.evaluation.metrics import Rate
-from toolkit.models.base import Classifier
-from toolkit.poisoning.networks import NoiseGenerator
-from toolkit.poisoning.state import TrialRecord
-from toolkit.training.state import HitsRecord
-from toolkit.types import Labels
+from edgeproof.data.base import LabelledImages
+from edgeproof.evaluation.metrics import Rate
+from edgeproof.models.base import Classifier
+from edgeproof.poisoning.networks import NoiseGenerator
+from edgeproof.poisoning.state import TrialRecord
+from edgeproof.training.state import HitsRecord
+from edgeproof.types import Labels
 
 _CHUNK = 512  # images at once
 

@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from toolkit.config import Strict
-from toolkit.errors import ConfigError, ModelError, nearest
-from toolkit.models.base import check_weights
-from toolkit.runs import atomic
+from edgeproof.config import Strict
+from edgeproof.errors import ConfigError, ModelError, nearest
+from edgeproof.models.base import check_weights
+from edgeproof.runs import atomic
 
 _METADATA = "edgeproof"
 _WIDEST = 2**16  # channels

@@ -11,11 +11,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from toolkit.config import Strict
-from toolkit.errors import ModelError
-from toolkit.poisoning.networks import NoiseGenerator
-from toolkit.runs import atomic
-from toolkit.training.state import HitsRecord, copies, load_optimizer, optimizer_tensors, part_of, prefixed
+from edgeproof.config import Strict
+from edgeproof.errors import ModelError
+from edgeproof.poisoning.networks import NoiseGenerator
+from edgeproof.runs import atomic
+from edgeproof.training.state import HitsRecord, copies, load_optimizer, optimizer_tensors, part_of, prefixed
 
 STATE = "state"  #: folder of an unfinished run
 _METADATA = "edgeproof"

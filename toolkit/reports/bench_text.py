@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import IO
 
-from toolkit.evaluation.bench import BenchCase, BenchReport
-from toolkit.reports import numbers
-from toolkit.reports.tables import Cell, Column, Table
-from toolkit.reports.terminal import print_table
+from edgeproof.evaluation.bench import BenchCase, BenchReport
+from edgeproof.reports import numbers
+from edgeproof.reports.tables import Cell, Column, Table
+from edgeproof.reports.terminal import print_table
 
 _LATENCIES = ("latency_p50_ms", "latency_p90_ms", "latency_p99_ms")
 

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.config import EvalConfig
-from toolkit.data.arrays import read_npz
-from toolkit.errors import DataError, RunError
-from toolkit.evaluation.results import CellRecord, Results, SetRecord
-from toolkit.evaluation.saved import read_results
-from toolkit.evaluation.scoring import strongest
-from toolkit.options import SHORT
-from toolkit.reports.numbers import visible, visible_results
-from toolkit.runs import Run
-from toolkit.types import Array, Images, Labels
+from edgeproof.config import EvalConfig
+from edgeproof.config.names import SHORT
+from edgeproof.data.arrays import read_npz
+from edgeproof.errors import DataError, RunError
+from edgeproof.evaluation.results import CellRecord, Results, SetRecord
+from edgeproof.evaluation.saved import read_results
+from edgeproof.evaluation.scoring import strongest
+from edgeproof.reports.numbers import visible, visible_results
+from edgeproof.runs import Run
+from edgeproof.types import Array, Images, Labels
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def read_eval_run(run: Run) -> EvalRun:
     """Read `results.json` and `samples.npz` of an eval run, finished or about to be.
 
     Raises:
-        RunError: When a file is missing, changed or not what `toolkit.evaluation.results` describes.
+        RunError: When a file is missing, changed or not what `edgeproof.evaluation.results` describes.
         DataError: When the arrays are not plain arrays.
     """
     results = _read_results(run)
@@ -96,7 +96,7 @@ def read_eval_run(run: Run) -> EvalRun:
 
 def command_line(config: Mapping[str, Any]) -> str:
     """Return the `eval` command of a configuration, an option a line, naming only what differs from the defaults."""
-    lines = ["python cli.py eval"]
+    lines = ["edgeproof eval"]
     for name, field in EvalConfig.model_fields.items():
         value = config.get(name, field.default)
         option = f"--{SHORT.get(name, name).replace('_', '-')}"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from toolkit.evaluation.detection import DetectRecord
-from toolkit.evaluation.results import RateRecord
-from toolkit.reports import numbers
-from toolkit.reports.tables import Cell, Column, Table
+from edgeproof.evaluation.detection import DetectRecord
+from edgeproof.evaluation.results import RateRecord
+from edgeproof.reports import numbers
+from edgeproof.reports.tables import Cell, Column, Table
 
 _TITLES = ("Told from clean ones (AUC)", "p", "Flagged", "False alarms", "Class told by residual", "Clean ones' class")
 _SHORT = ("AUC", "p", "Flagged", "False alarms", "Class told", "of clean ones")

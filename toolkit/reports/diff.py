@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from toolkit.config import Strict
-from toolkit.errors import RunError
-from toolkit.evaluation.metrics import Rate
-from toolkit.evaluation.results import RateRecord
-from toolkit.evaluation.scoring import rate_record
-from toolkit.evaluation.significance import holm, paired_difference, unpaired_difference
-from toolkit.reports.content import EvalRun, read_eval_run
-from toolkit.runs import Run
-from toolkit.types import Array
+from edgeproof.config import Strict
+from edgeproof.errors import RunError
+from edgeproof.evaluation.metrics import Rate
+from edgeproof.evaluation.results import RateRecord
+from edgeproof.evaluation.scoring import rate_record
+from edgeproof.evaluation.significance import holm, paired_difference, unpaired_difference
+from edgeproof.reports.content import EvalRun, read_eval_run
+from edgeproof.runs import Run
+from edgeproof.types import Array
 
 LEVEL = 0.05  # of significance, after Holm's correction
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import IO
 
-from toolkit.reports import markdown, numbers
-from toolkit.reports.diff import LEVEL, Change, Diff
-from toolkit.reports.tables import Cell, Column, Table
-from toolkit.reports.terminal import print_table
+from edgeproof.reports import markdown, numbers
+from edgeproof.reports.diff import LEVEL, Change, Diff
+from edgeproof.reports.tables import Cell, Column, Table
+from edgeproof.reports.terminal import print_table
 
 _SHOWN = 10  # classes, beside those that changed significantly
 

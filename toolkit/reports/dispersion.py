@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from toolkit.evaluation.results import CellRecord, Results
-from toolkit.reports import numbers
-from toolkit.reports.tables import Cell, Column, Table
+from edgeproof.evaluation.results import CellRecord, Results
+from edgeproof.reports import numbers
+from edgeproof.reports.tables import Cell, Column, Table
 
 TITLE = "How universal perturbations spread the predictions"
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from toolkit.reports.figures.svg import Figure
-from toolkit.reports.html import environment
-from toolkit.reports.markdown import escape, table
-from toolkit.reports.tables import Table
-from toolkit.runs import write_text
+from edgeproof.reports.figures.svg import Figure
+from edgeproof.reports.html import environment
+from edgeproof.reports.markdown import escape, table
+from edgeproof.reports.tables import Table
+from edgeproof.runs import write_text
 
 #: A paragraph (plain text), a table or a figure.
 Block: TypeAlias = str | Table | Figure

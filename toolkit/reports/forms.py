@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from toolkit.evaluation.results import EngineRecord, PairRecord, Results, SetRecord
-from toolkit.evaluation.significance import holm
-from toolkit.reports import numbers
-from toolkit.reports.diff import LEVEL
-from toolkit.reports.tables import Cell, Column, Table
+from edgeproof.evaluation.results import EngineRecord, PairRecord, Results, SetRecord
+from edgeproof.evaluation.significance import holm
+from edgeproof.reports import numbers
+from edgeproof.reports.diff import LEVEL
+from edgeproof.reports.tables import Cell, Column, Table
 
 _NONE = Cell("–")
 

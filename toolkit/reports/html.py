@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from toolkit.evaluation.results import SetRecord
-from toolkit.reports import dispersion, forms, tables, wording
-from toolkit.reports.content import EvalRun, adversarial_sets, clean_set, worst_cell
-from toolkit.reports.figures.class_bars import set_bars
-from toolkit.reports.figures.confusion import set_confusions
-from toolkit.reports.figures.curves import accuracy_over_eps, sweeps
-from toolkit.reports.figures.frontier import frontier
-from toolkit.reports.figures.gallery import Picture, pictures
-from toolkit.reports.figures.svg import Figure
-from toolkit.reports.figures.transfer import transfer_map
-from toolkit.reports.tables import Table
+from edgeproof.evaluation.results import SetRecord
+from edgeproof.reports import dispersion, forms, tables, wording
+from edgeproof.reports.content import EvalRun, adversarial_sets, clean_set, worst_cell
+from edgeproof.reports.figures.class_bars import set_bars
+from edgeproof.reports.figures.confusion import set_confusions
+from edgeproof.reports.figures.curves import accuracy_over_eps, sweeps
+from edgeproof.reports.figures.frontier import frontier
+from edgeproof.reports.figures.gallery import Picture, pictures
+from edgeproof.reports.figures.svg import Figure
+from edgeproof.reports.figures.transfer import transfer_map
+from edgeproof.reports.tables import Table
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -65,7 +65,7 @@ def environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     return Environment(
-        loader=PackageLoader("toolkit.reports"),
+        loader=PackageLoader("edgeproof.reports"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
-from toolkit.evaluation.results import GateRecord, Results
-from toolkit.reports import wording
+from edgeproof.evaluation.results import GateRecord, Results
+from edgeproof.reports import wording
 
 
 def render_junit(results: Results) -> str:

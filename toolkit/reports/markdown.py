@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from toolkit.reports import forms, tables, wording
-from toolkit.reports.content import EvalRun
-from toolkit.reports.dispersion import TITLE, dispersion
-from toolkit.reports.tables import Cell, Table
+from edgeproof.reports import forms, tables, wording
+from edgeproof.reports.content import EvalRun
+from edgeproof.reports.dispersion import TITLE, dispersion
+from edgeproof.reports.tables import Cell, Table
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|~#&])")
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from toolkit.evaluation.results import RateRecord, Results
+from edgeproof.evaluation.results import RateRecord, Results
 
 UNDEFINED = "undefined"
 #: Control characters, line separators, bidirectional overrides, lone surrogates and what XML 1.0 forbids.

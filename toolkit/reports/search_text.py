@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
-from toolkit.reports import numbers
-from toolkit.reports.tables import Cell, Column, Table
-from toolkit.reports.terminal import print_table
+from edgeproof.reports import numbers
+from edgeproof.reports.tables import Cell, Column, Table
+from edgeproof.reports.terminal import print_table
 
 _NOISIEST = 5
 

@@ -8,9 +8,9 @@ from itertools import groupby
 from pathlib import PurePath
 from typing import Literal, TypeAlias
 
-from toolkit.config import format_eps
-from toolkit.evaluation.findings import finding_sentences
-from toolkit.evaluation.results import (
+from edgeproof.config import format_eps
+from edgeproof.evaluation.findings import finding_sentences
+from edgeproof.evaluation.results import (
     CellRecord,
     ClassRecord,
     CostRecord,
@@ -20,8 +20,8 @@ from toolkit.evaluation.results import (
     SetRecord,
     WorstRecord,
 )
-from toolkit.reports import numbers, wording
-from toolkit.reports.content import adversarial_sets, clean_set, worst_cell
+from edgeproof.reports import numbers, wording
+from edgeproof.reports.content import adversarial_sets, clean_set, worst_cell
 
 _SHA_DIGITS = 12  # shown of a hash; results.json has it whole
 

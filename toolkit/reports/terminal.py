@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from typing import IO, TYPE_CHECKING
 
-from toolkit.evaluation.results import Results
-from toolkit.reports import tables, wording
-from toolkit.reports.numbers import visible, visible_results
-from toolkit.reports.tables import Cell, Table
+from edgeproof.evaluation.results import Results
+from edgeproof.reports import tables, wording
+from edgeproof.reports.numbers import visible, visible_results
+from edgeproof.reports.tables import Cell, Table
 
 if TYPE_CHECKING:
     from rich.text import Text

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from toolkit.evaluation.weights import LayerRecord
-from toolkit.reports import numbers
-from toolkit.reports.figures.axes import LEFT, RIGHT, Axes
-from toolkit.reports.figures.svg import Figure, colour
-from toolkit.reports.tables import Cell, Column, Table
-from toolkit.types import Array
+from edgeproof.evaluation.weights import LayerRecord
+from edgeproof.reports import numbers
+from edgeproof.reports.figures.axes import LEFT, RIGHT, Axes
+from edgeproof.reports.figures.svg import Figure, colour
+from edgeproof.reports.tables import Cell, Column, Table
+from edgeproof.types import Array
 
 _BINS = 41  # odd, so that zero is the middle of one
 _TITLES = ("Weights", "Kurtosis", "Hoyer sparsity", "Under 1 % of max", "Largest", "Largest / median", "R = L1 − L2")

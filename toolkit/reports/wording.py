@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from toolkit.evaluation.results import GapRecord, GateRecord, Results
-from toolkit.reports import numbers
+from edgeproof.evaluation.results import GapRecord, GateRecord, Results
+from edgeproof.reports import numbers
 
 MASKING = "Signs of masked gradients"
 _LEVEL = 0.05

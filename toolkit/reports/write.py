@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from toolkit.reports.content import read_eval_run
-from toolkit.reports.html import render_html
-from toolkit.reports.junit import render_junit
-from toolkit.reports.markdown import render_markdown
-from toolkit.runs import Run, write_text
+from edgeproof.reports.content import read_eval_run
+from edgeproof.reports.html import render_html
+from edgeproof.reports.junit import render_junit
+from edgeproof.reports.markdown import render_markdown
+from edgeproof.runs import Run, write_text
 
 
 def write_reports(out: Run) -> None:

@@ -16,16 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.config import Strict, format_eps
-from toolkit.errors import ConfigError, nearest
-from toolkit.parameters import read_params
-from toolkit.registry import Entry
-from toolkit.reports import numbers
-from toolkit.reports.document import Document, Section, write_html, write_markdown
-from toolkit.reports.tables import Cell, Column, Table, Tone
-from toolkit.runs import Run, write_text
-from toolkit.studies.jobs import Job, run_jobs
-from toolkit.studies.verdicts import OVER_SEEDS, Effect, Verdict
+from edgeproof.config import Strict, format_eps
+from edgeproof.errors import ConfigError, nearest
+from edgeproof.plugins.parameters import read_params
+from edgeproof.plugins.registry import Entry
+from edgeproof.reports import numbers
+from edgeproof.reports.document import Document, Section, write_html, write_markdown
+from edgeproof.reports.tables import Cell, Column, Table, Tone
+from edgeproof.runs import Run, write_text
+from edgeproof.studies.jobs import Job, run_jobs
+from edgeproof.studies.verdicts import OVER_SEEDS, Effect, Verdict
 
 SCHEMA_VERSION = 1
 RESULTS = "study.json"
@@ -184,7 +184,7 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
 def command_line(entry: Entry, params: Mapping[str, Any]) -> str:
     """Return the command that runs a study with these parameters, without what is the default."""
     defaults = {param.name: param.default for param in entry.params}
-    words = ["python", "cli.py", "study", entry.name]
+    words = ["edgeproof", "study", entry.name]
     for name, value in params.items():
         if value != defaults[name]:
             text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from toolkit.config import format_eps
-from toolkit.errors import ConfigError, nearest
-from toolkit.registry import register
-from toolkit.runs import Run
-from toolkit.studies.base import Findings, Study
-from toolkit.studies.feng_cai_zhou.fits import Fit, fit_jobs, read_fits
-from toolkit.studies.feng_cai_zhou.looks import CLEAN, look_cells, read_looks
-from toolkit.studies.feng_cai_zhou.report import PUBLISHED, sections, verdicts
-from toolkit.studies.jobs import Job
+from edgeproof.config import format_eps
+from edgeproof.errors import ConfigError, nearest
+from edgeproof.plugins.registry import register
+from edgeproof.runs import Run
+from edgeproof.studies.base import Findings, Study
+from edgeproof.studies.feng_cai_zhou.fits import Fit, fit_jobs, read_fits
+from edgeproof.studies.feng_cai_zhou.looks import CLEAN, look_cells, read_looks
+from edgeproof.studies.feng_cai_zhou.report import PUBLISHED, sections, verdicts
+from edgeproof.studies.jobs import Job
 
 #: Method of `poison` to the job that makes it: noise of the later literature, with no generator.
 BASELINES = {"error-minimising": "minimised", "class-patterns": "patterns"}
@@ -180,7 +180,7 @@ class Plan:
             data = {key.removeprefix("data."): value for key, value in images.items()}
             draws = _CLEAN_DRAWS if poison is None else 1
             config = {"data": data, "poison": poison, "seed": self.seeds[0], "draws": draws}
-            yield Job(name, "toolkit.studies.feng_cai_zhou.looks:look", config)
+            yield Job(name, "edgeproof.studies.feng_cai_zhou.looks:look", config)
 
     def suspected(self) -> Iterator[tuple[str, str]]:
         """Name the kinds of training images that are looked at, and the job that does."""

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.data.arrays import to_storage, write_npz
-from toolkit.data.base import load_dataset
-from toolkit.runs import Run
-from toolkit.studies.jobs import Job
+from edgeproof.data.arrays import to_storage, write_npz
+from edgeproof.data.base import load_dataset
+from edgeproof.runs import Run
+from edgeproof.studies.jobs import Job
 
 #: What other jobs give as the name of their data set.
 STORED = "npz:{data}/images.npz"
@@ -18,7 +18,7 @@ STORED = "npz:{data}/images.npz"
 
 def data_job(name: str, params: Mapping[str, Any] | None = None) -> Job:
     """Return the job `data`, which keeps a data set as `images.npz`."""
-    return Job("data", "toolkit.studies.dataset:keep_dataset", {"name": name, "params": dict(params or {})})
+    return Job("data", "edgeproof.studies.dataset:keep_dataset", {"name": name, "params": dict(params or {})})
 
 
 def keep_dataset(config: Mapping[str, Any], out: Run) -> None:

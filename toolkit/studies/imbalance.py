@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
-from toolkit.config import format_eps
-from toolkit.registry import register
-from toolkit.studies.base import Study
-from toolkit.studies.dataset import STORED, data_job
-from toolkit.studies.jobs import Job
-from toolkit.studies.possas_zhou.collect import Plan, collect
-from toolkit.studies.possas_zhou.measure import NETWORKS, measure_name, word
-from toolkit.types import Direction
+from edgeproof.config import format_eps
+from edgeproof.plugins.registry import register
+from edgeproof.studies.base import Study
+from edgeproof.studies.dataset import STORED, data_job
+from edgeproof.studies.jobs import Job
+from edgeproof.studies.possas_zhou.collect import Plan, collect
+from edgeproof.studies.possas_zhou.measure import NETWORKS, measure_name, word
+from edgeproof.types import Direction
 
 
 @register(
@@ -214,4 +214,4 @@ def _measure(
         "networks": {kind.name: f"{{train-{kind.job}-{seed}}}" for kind in kinds},
         "graphs": {kind.name: f"{{export-{kind.job}-{seed}}}" for kind in kinds if kind.deployed},
     }  # fmt: skip
-    return Job(measure_name(target, seed), "toolkit.studies.possas_zhou.measure:measure", config)
+    return Job(measure_name(target, seed), "edgeproof.studies.possas_zhou.measure:measure", config)

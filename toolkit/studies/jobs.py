@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit.config import (
+from edgeproof.config import (
     AttackConfig,
     EvalConfig,
     ExportConfig,
@@ -25,25 +25,25 @@ from toolkit.config import (
     TrainConfig,
     build_config,
 )
-from toolkit.errors import ConfigError, StudyError, nearest
-from toolkit.naming import name_factory
-from toolkit.progress import Advance, progress
-from toolkit.runs import MANIFEST, Run
+from edgeproof.errors import ConfigError, StudyError, nearest
+from edgeproof.plugins.trusted import name_factory
+from edgeproof.runs import MANIFEST, Run
+from edgeproof.system.progress import Advance, progress
 
 if TYPE_CHECKING:
-    from toolkit.studies.on_ray import RayWorkers
-    from toolkit.studies.workers import Workers
+    from edgeproof.studies.on_ray import RayWorkers
+    from edgeproof.studies.workers import Workers
 
 _REFERENCE = re.compile(r"\{([A-Za-z0-9][\w.-]*)\}")
 
 #: The ordinary stages: configuration and the function that takes it and a run folder.
 _STAGES: Mapping[str, tuple[type[Strict], str]] = {
-    "train": (TrainConfig, "toolkit.training.loop:train"),
-    "attack": (AttackConfig, "toolkit.attacks.craft:attack"),
-    "poison": (PoisonConfig, "toolkit.poisoning.base:poison"),
-    "export": (ExportConfig, "toolkit.deployment:export_model"),
-    "quantize": (QuantizeConfig, "toolkit.quantization:choose_build"),
-    "eval": (EvalConfig, "toolkit.studies.jobs:evaluate_and_report"),
+    "train": (TrainConfig, "edgeproof.training.loop:train"),
+    "attack": (AttackConfig, "edgeproof.attacks.craft:attack"),
+    "poison": (PoisonConfig, "edgeproof.poisoning.base:poison"),
+    "export": (ExportConfig, "edgeproof.deployment.export:export_model"),
+    "quantize": (QuantizeConfig, "edgeproof.deployment.int8_search:choose_build"),
+    "eval": (EvalConfig, "edgeproof.studies.jobs:evaluate_and_report"),
 }
 
 
@@ -121,10 +121,10 @@ def _name_factories(jobs: Sequence[Job]) -> None:
 
 def _workers(processes: int, folder: Path, ray: bool) -> Workers | RayWorkers:
     if ray:
-        from toolkit.studies.on_ray import RayWorkers
+        from edgeproof.studies.on_ray import RayWorkers
 
         return RayWorkers(processes, folder=folder)
-    from toolkit.studies.workers import Workers
+    from edgeproof.studies.workers import Workers
 
     return Workers(processes, folder=folder)
 
@@ -239,8 +239,8 @@ def stage_function(job: Job) -> Callable[[Any, Run], object]:
 
 def evaluate_and_report(config: EvalConfig, out: Run) -> None:
     """Run the eval stage as the command line does."""
-    from toolkit.evaluation.evaluate import evaluate
-    from toolkit.reports.write import write_reports
+    from edgeproof.evaluation.evaluate import evaluate
+    from edgeproof.reports.write import write_reports
 
     evaluate(config, out)
     write_reports(out)

@@ -7,10 +7,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from toolkit.naming import FACTORIES
-from toolkit.optional import require
-from toolkit.studies.jobs import Job
-from toolkit.studies.workers import do_job
+from edgeproof.plugins.trusted import FACTORIES
+from edgeproof.studies.jobs import Job
+from edgeproof.studies.workers import do_job
+from edgeproof.system.optional import require
 
 
 class RayWorkers:

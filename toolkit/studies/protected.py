@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
-from toolkit.registry import register
-from toolkit.studies.base import Study
-from toolkit.studies.protected_jobs import Protocol, make_jobs
-from toolkit.studies.protected_report import find
+from edgeproof.plugins.registry import register
+from edgeproof.studies.base import Study
+from edgeproof.studies.protected_jobs import Protocol, make_jobs
+from edgeproof.studies.protected_report import find
 
 
 @register(

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.data.arrays import write_npz
-from toolkit.data.base import load_dataset
-from toolkit.errors import ConfigError, nearest
-from toolkit.runs import Run
-from toolkit.studies.jobs import Job
+from edgeproof.data.arrays import write_npz
+from edgeproof.data.base import load_dataset
+from edgeproof.errors import ConfigError, nearest
+from edgeproof.runs import Run
+from edgeproof.studies.jobs import Job
 
 #: Columns whose images do not come from the row's own FP32 network: from its INT8 graph, and from the row `normal`.
 INT8, TRANSFER = "int8", "transfer"

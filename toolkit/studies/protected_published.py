@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from toolkit.reports.document import Section
-from toolkit.reports.tables import Cell, Column, Table
+from edgeproof.reports.document import Section
+from edgeproof.reports.tables import Cell, Column, Table
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean, stdev
 
-from toolkit.config import format_eps
-from toolkit.reports import numbers
-from toolkit.reports.document import Section
-from toolkit.reports.tables import Cell, Column, Table
-from toolkit.runs import Run
-from toolkit.studies.base import Findings
-from toolkit.studies.protected_jobs import INT8, TRANSFER, Protocol
-from toolkit.studies.protected_published import published_sections
-from toolkit.studies.protected_scores import (
+from edgeproof.config import format_eps
+from edgeproof.reports import numbers
+from edgeproof.reports.document import Section
+from edgeproof.reports.tables import Cell, Column, Table
+from edgeproof.runs import Run
+from edgeproof.studies.base import Findings
+from edgeproof.studies.protected_jobs import INT8, TRANSFER, Protocol
+from edgeproof.studies.protected_published import published_sections
+from edgeproof.studies.protected_scores import (
     FP32,
     INT8_ENGINE,
     Measure,
@@ -22,8 +22,8 @@ from toolkit.studies.protected_scores import (
     protected_class,
     read_scores,
 )
-from toolkit.studies.protected_weights import Shapes, read_shapes, shape_sections
-from toolkit.studies.verdicts import Verdict, judge, over_seeds
+from edgeproof.studies.protected_weights import Shapes, read_shapes, shape_sections
+from edgeproof.studies.verdicts import Verdict, judge, over_seeds
 
 _TITLES: Mapping[str, str] = {
     "clean": "Clean", "fgsm": "FGSM", "pgd": "PGD", "temperature": "PGD, temperature", "square": "Square", "deepfool": "DeepFool",

@@ -10,13 +10,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from toolkit.data.arrays import read_npz
-from toolkit.evaluation.costs import protected_costs
-from toolkit.evaluation.results import Results
-from toolkit.runs import Run
-from toolkit.studies.protected_jobs import Protocol
-from toolkit.studies.verdicts import Effect, over_seeds, within_seed
-from toolkit.types import Array, Labels
+from edgeproof.data.arrays import read_npz
+from edgeproof.evaluation.costs import protected_costs
+from edgeproof.evaluation.results import Results
+from edgeproof.runs import Run
+from edgeproof.studies.protected_jobs import Protocol
+from edgeproof.studies.verdicts import Effect, over_seeds, within_seed
+from edgeproof.types import Array, Labels
 
 #: Signs that no other attack is needed for; between attacks the study compares by itself, at one budget.
 _OF_ONE_ATTACK = ("zero-gradients", "non-finite-gradients", "saturated-loss", "randomness", "eps-sweep")

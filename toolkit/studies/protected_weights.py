@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.evaluation.weights import LayerRecord, became_min_max, read_weights
-from toolkit.reports.document import Section
-from toolkit.reports.figures.axes import LEFT, RIGHT, Axes
-from toolkit.reports.figures.svg import Figure, colour, dash
-from toolkit.reports.tables import Cell, Column, Table
-from toolkit.reports.weights import histogram, layer_cells, layer_columns
-from toolkit.runs import Run
-from toolkit.studies.protected_jobs import ROWS, Protocol
-from toolkit.studies.verdicts import Verdict, judge, over_seeds
-from toolkit.types import Array
+from edgeproof.evaluation.weights import LayerRecord, became_min_max, read_weights
+from edgeproof.reports.document import Section
+from edgeproof.reports.figures.axes import LEFT, RIGHT, Axes
+from edgeproof.reports.figures.svg import Figure, colour, dash
+from edgeproof.reports.tables import Cell, Column, Table
+from edgeproof.reports.weights import histogram, layer_cells, layer_columns
+from edgeproof.runs import Run
+from edgeproof.studies.protected_jobs import ROWS, Protocol
+from edgeproof.studies.verdicts import Verdict, judge, over_seeds
+from edgeproof.types import Array
 
 #: What the paper compares, each followed by its equal-epoch control, and the shape against plain weight decay.
 _STEPS = (
@@ -126,7 +126,7 @@ def _first(path: Path) -> Array:
 
 
 def _std(checkpoint: Path) -> float:
-    from toolkit.models.base import load_classifier
+    from edgeproof.models.base import load_classifier
 
     return float(load_classifier(checkpoint).std.mean())
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal
 
-from toolkit.registry import register
-from toolkit.studies.base import Study
-from toolkit.studies.dataset import STORED, data_job
-from toolkit.studies.jobs import Job
-from toolkit.studies.quantization_report import Plan, collect
+from edgeproof.plugins.registry import register
+from edgeproof.studies.base import Study
+from edgeproof.studies.dataset import STORED, data_job
+from edgeproof.studies.jobs import Job
+from edgeproof.studies.quantization_report import Plan, collect
 
 FLOAT, BEST, MEDIAN, QAT, ADVERSARIAL = "float", "ptq-best", "ptq-median", "qat", "adversarial-qat"
 BUILDS = (FLOAT, BEST, MEDIAN, QAT, ADVERSARIAL)

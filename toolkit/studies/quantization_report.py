@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.data.arrays import read_npz
-from toolkit.evaluation.metrics import Rate, accuracy
-from toolkit.evaluation.results import Results
-from toolkit.reports import numbers
-from toolkit.reports.document import Section
-from toolkit.reports.search_text import candidates_table, layers_table
-from toolkit.reports.tables import Cell, Column, Table
-from toolkit.runs import Run
-from toolkit.studies.base import Findings
-from toolkit.studies.verdicts import Effect, Verdict, judge, over_seeds
-from toolkit.types import Labels
+from edgeproof.data.arrays import read_npz
+from edgeproof.evaluation.metrics import Rate, accuracy
+from edgeproof.evaluation.results import Results
+from edgeproof.reports import numbers
+from edgeproof.reports.document import Section
+from edgeproof.reports.search_text import candidates_table, layers_table
+from edgeproof.reports.tables import Cell, Column, Table
+from edgeproof.runs import Run
+from edgeproof.studies.base import Findings
+from edgeproof.studies.verdicts import Effect, Verdict, judge, over_seeds
+from edgeproof.types import Labels
 
 
 @dataclass(frozen=True)

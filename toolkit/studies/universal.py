@@ -5,14 +5,14 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from toolkit.config import format_eps
-from toolkit.errors import ConfigError
-from toolkit.registry import register
-from toolkit.studies.base import Study
-from toolkit.studies.dataset import STORED, data_job
-from toolkit.studies.jobs import Job
-from toolkit.studies.ma_cao.collect import Plan, collect
-from toolkit.studies.ma_cao.measure import measured_by
+from edgeproof.config import format_eps
+from edgeproof.errors import ConfigError
+from edgeproof.plugins.registry import register
+from edgeproof.studies.base import Study
+from edgeproof.studies.dataset import STORED, data_job
+from edgeproof.studies.jobs import Job
+from edgeproof.studies.ma_cao.collect import Plan, collect
+from edgeproof.studies.ma_cao.measure import measured_by
 
 
 @register(
@@ -174,4 +174,4 @@ def _export(seed: int) -> Job:
 
 def _measure(name: str, seed: int, asked: dict[str, Any]) -> Job:
     config = {**asked, "model": f"{{train-{name}-{seed}}}", "seed": seed}
-    return Job(measured_by(name, seed), "toolkit.studies.ma_cao.measure:measure", config)
+    return Job(measured_by(name, seed), "edgeproof.studies.ma_cao.measure:measure", config)

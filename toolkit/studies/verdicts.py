@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from statistics import mean, stdev
 from typing import Literal
 
-from toolkit.config import Strict
-from toolkit.optional import require
+from edgeproof.config import Strict
+from edgeproof.system.optional import require
 
 Outcome = Literal["held", "not held", "undecided"]
 OVER_SEEDS = "Student's t over seeds"

@@ -13,9 +13,9 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import TracebackType
 
-from toolkit.environment import usable_cores
-from toolkit.errors import ToolkitError
-from toolkit.studies.jobs import Job, carry_out
+from edgeproof.errors import ToolkitError
+from edgeproof.studies.jobs import Job, carry_out
+from edgeproof.system.environment import usable_cores
 
 _PATIENCE = 10.0  # seconds for a job to leave its files in order once it is told to stop
 

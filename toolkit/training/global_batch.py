@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from toolkit.distributed import collect_rows, own_rows, total, world_size
-from toolkit.models.base import Classifier
+from edgeproof.models.base import Classifier
+from edgeproof.system.distributed import collect_rows, own_rows, total, world_size
 
 
 def spread(model: Classifier) -> None:

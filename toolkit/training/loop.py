@@ -17,25 +17,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from toolkit.attacks.base import Draws
-from toolkit.config import TrainConfig
-from toolkit.data.arrays import write_npz
-from toolkit.data.base import LabelledImages, Splits, load_splits
-from toolkit.data.poison import load_poison, poison_splits
-from toolkit.data.squeeze import squeeze
-from toolkit.distributed import first, share_bytes, world_size
-from toolkit.errors import ConfigError, DataError, ModelError
-from toolkit.evaluation.metrics import Rate, per_class_accuracy
-from toolkit.evaluation.weights import measure_layers
-from toolkit.models.base import Classifier, build_classifier, load_classifier, save_classifier, torch_device
-from toolkit.progress import Advance, progress
-from toolkit.registry import entries
-from toolkit.runs import Run, write_json
-from toolkit.training.augment import augment
-from toolkit.training.global_batch import average_gradients, spread
-from toolkit.training.objectives.base import Task, build_objective
-from toolkit.training.schedule import learning_rate
-from toolkit.training.state import (
+from edgeproof.attacks.base import Draws
+from edgeproof.config import TrainConfig
+from edgeproof.data.arrays import write_npz
+from edgeproof.data.base import LabelledImages, Splits, load_splits
+from edgeproof.data.poison import load_poison, poison_splits
+from edgeproof.data.squeeze import squeeze
+from edgeproof.errors import ConfigError, DataError, ModelError
+from edgeproof.evaluation.metrics import Rate, per_class_accuracy
+from edgeproof.evaluation.weights import measure_layers
+from edgeproof.models.base import Classifier, build_classifier, load_classifier, save_classifier, torch_device
+from edgeproof.plugins.registry import entries
+from edgeproof.runs import Run, write_json
+from edgeproof.system.distributed import first, share_bytes, world_size
+from edgeproof.system.progress import Advance, progress
+from edgeproof.training.augment import augment
+from edgeproof.training.global_batch import average_gradients, spread
+from edgeproof.training.objectives.base import Task, build_objective
+from edgeproof.training.schedule import learning_rate
+from edgeproof.training.state import (
     EpochRecord,
     HitsRecord,
     TrainingState,
@@ -43,7 +43,7 @@ from toolkit.training.state import (
     load_state,
     save_state,
 )
-from toolkit.types import Array
+from edgeproof.types import Array
 
 CHECKPOINT = "model.safetensors"
 HISTORY = "history.json"

@@ -18,23 +18,23 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from toolkit.attacks.base import Draws
-from toolkit.attacks.pgd import pgd_linf
-from toolkit.config import QatConfig
-from toolkit.data.base import LabelledImages
-from toolkit.errors import ModelError
-from toolkit.models.imported import ImportedClassifier
-from toolkit.ops import fake_quantize
-from toolkit.training.augment import augment
-from toolkit.types import Array
+from edgeproof.attacks.base import Draws
+from edgeproof.attacks.pgd import pgd_linf
+from edgeproof.config import QatConfig
+from edgeproof.data.base import LabelledImages
+from edgeproof.errors import ModelError
+from edgeproof.models.imported import ImportedClassifier
+from edgeproof.ops import fake_quantize
+from edgeproof.training.augment import augment
+from edgeproof.types import Array
 
 if TYPE_CHECKING:
-    from toolkit.types import LogitsFn
+    from edgeproof.types import LogitsFn
 
 
 @dataclass(frozen=True)
 class Rounding:
-    """The grid of one stored tensor, see `export.requantize.Grid`."""
+    """The grid of one stored tensor, see `edgeproof.export.requantize.Grid`."""
 
     scale: Tensor
     axis: int

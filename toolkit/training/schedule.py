@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from toolkit.config import TrainConfig
+from edgeproof.config import TrainConfig
 
 _WARM_UP = 0.3  # share of the steps in which onecycle climbs
 _START, _END = 1 / 25, 1 / 250_000  # where onecycle starts and ends, as shares of the peak

@@ -14,12 +14,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from toolkit.config import Strict, TrainConfig
-from toolkit.errors import ModelError
-from toolkit.evaluation.weights import LayerRecord
-from toolkit.models.base import Classifier
-from toolkit.runs import atomic
-from toolkit.training.objectives.base import Objective
+from edgeproof.config import Strict, TrainConfig
+from edgeproof.errors import ModelError
+from edgeproof.evaluation.weights import LayerRecord
+from edgeproof.models.base import Classifier
+from edgeproof.runs import atomic
+from edgeproof.training.objectives.base import Objective
 
 _METADATA = "edgeproof"
 

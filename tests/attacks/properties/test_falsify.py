@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from edgeproof.attacks.properties.falsify import Answer, falsify
+from edgeproof.attacks.properties.graph import Graph, open_graph
+from edgeproof.attacks.properties.instances import format_answer
+from edgeproof.attacks.properties.vnnlib import parse_vnnlib
+from edgeproof.errors import DataError, ModelError
 from tests.attacks.properties.relu_networks import ReluNetwork, declarations, local_robustness
-from toolkit.attacks.properties.falsify import Answer, falsify
-from toolkit.attacks.properties.graph import Graph, open_graph
-from toolkit.attacks.properties.instances import format_answer
-from toolkit.attacks.properties.vnnlib import parse_vnnlib
-from toolkit.errors import DataError, ModelError
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import cli
+from edgeproof import commands
+from edgeproof.attacks.properties import instances
+from edgeproof.attacks.properties.falsify import falsify
+from edgeproof.attacks.properties.instances import answer_instances, read_answers, read_instances
+from edgeproof.config import FalsifyConfig
+from edgeproof.errors import ConfigError, DataError
+from edgeproof.runs import Run
 from tests.attacks.properties.relu_networks import ReluNetwork, local_robustness
-from toolkit.attacks.properties import instances
-from toolkit.attacks.properties.falsify import falsify
-from toolkit.attacks.properties.instances import answer_instances, read_answers, read_instances
-from toolkit.config import FalsifyConfig
-from toolkit.errors import ConfigError, DataError
-from toolkit.runs import Run
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -96,7 +96,7 @@ def test_row_that_is_no_instance_is_refused(folder: Path) -> None:
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     monkeypatch.setattr(sys, "argv", ["cli.py", "attack", *map(str, arguments)])
     try:
-        cli.main()
+        commands.main()
     except SystemExit as stop:
         return int(stop.code or 0)
     return 0

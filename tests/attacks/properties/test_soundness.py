@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgeproof.attacks.properties.falsify import Answer, falsify
+from edgeproof.attacks.properties.graph import Graph, open_graph
+from edgeproof.attacks.properties.vnnlib import parse_vnnlib
 from tests.attacks.properties.relu_networks import ReluNetwork, Vector, local_robustness
-from toolkit.attacks.properties.falsify import Answer, falsify
-from toolkit.attacks.properties.graph import Graph, open_graph
-from toolkit.attacks.properties.vnnlib import parse_vnnlib
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("scipy")

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgeproof.attacks.properties import vnnlib
+from edgeproof.attacks.properties.vnnlib import parse_vnnlib, read_vnnlib
+from edgeproof.errors import DataError
 from tests.attacks.properties.relu_networks import declarations, local_robustness
-from toolkit.attacks.properties import vnnlib
-from toolkit.attacks.properties.vnnlib import parse_vnnlib, read_vnnlib
-from toolkit.errors import DataError
 
 BOX = declarations(2, 3) + "(assert (>= X_0 -1)) (assert (<= X_0 1e1)) (assert (and (<= -2.5 X_1) (<= X_1 .5)))\n"
 

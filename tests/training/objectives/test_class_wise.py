@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from edgeproof.models.base import Classifier
+from edgeproof.training.objectives.class_wise import ClassWise, dafa_weights
 from tests.training.objectives.test_objectives import batch, classifier, objective
-from toolkit.models.base import Classifier
-from toolkit.training.objectives.class_wise import ClassWise, dafa_weights
 
 
 def certain() -> Classifier:

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edgeproof.attacks.base import Draws
+from edgeproof.attacks.losses import expected_cost
+from edgeproof.errors import ConfigError, ModelError
+from edgeproof.evaluation.costs import protected_costs
+from edgeproof.models.base import Classifier
+from edgeproof.training.objectives.base import Task, build_objective
+from edgeproof.training.objectives.min_max import min_max_penalty
+from edgeproof.training.objectives.trades import divergence_from
 from tests.training.objectives.test_objectives import batch, classifier, linear, objective
-from toolkit.attacks.base import Draws
-from toolkit.attacks.losses import expected_cost
-from toolkit.errors import ConfigError, ModelError
-from toolkit.evaluation.costs import protected_costs
-from toolkit.models.base import Classifier
-from toolkit.training.objectives.base import Task, build_objective
-from toolkit.training.objectives.min_max import min_max_penalty
-from toolkit.training.objectives.trades import divergence_from
 
 DEAR = torch.tensor(protected_costs([1], cost=10, side="miss", num_classes=3))
 

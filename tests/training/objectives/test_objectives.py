@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from toolkit.attacks.base import Draws
-from toolkit.errors import ConfigError
-from toolkit.models.base import Classifier, build_classifier
-from toolkit.registry import REQUIRED, entries
-from toolkit.training.objectives.base import Objective, Task, build_objective
+from edgeproof.attacks.base import Draws
+from edgeproof.errors import ConfigError
+from edgeproof.models.base import Classifier, build_classifier
+from edgeproof.plugins.registry import REQUIRED, entries
+from edgeproof.training.objectives.base import Objective, Task, build_objective
 
 #: What the contract test gives for parameters without a default.
 NEEDED: dict[str, Any] = {"eps": "8/255"}

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.nn import functional
 
+from edgeproof.attacks.base import Draws
+from edgeproof.errors import ConfigError
+from edgeproof.training.objectives.base import Objective, Task, build_objective
 from tests.training.objectives.test_objectives import batch, classifier, linear
-from toolkit.attacks.base import Draws
-from toolkit.errors import ConfigError
-from toolkit.training.objectives.base import Objective, Task, build_objective
 
 EPS = 0.1
 DRAWS = Draws(seed=0, index=np.arange(4))

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit.attacks.properties.graph import Graph
-from toolkit.attacks.properties.regions import Property, Region, Vector
-from toolkit.errors import DataError
+from edgeproof.attacks.properties.graph import Graph
+from edgeproof.attacks.properties.regions import Property, Region, Vector
+from edgeproof.errors import DataError
 
 Way: TypeAlias = Literal["start", "gradient", "random search"]
 

@@ -12,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from toolkit.attacks.properties.regions import Vector
-from toolkit.engines.base import EngineOptions
-from toolkit.engines.onnx_file import read_onnx
-from toolkit.engines.onnxrt import CPU, open_session
-from toolkit.errors import ModelError
-from toolkit.models.onnx_import.reading import read_model
-from toolkit.models.onnx_import.translation import translate
-from toolkit.optional import require
+from edgeproof.attacks.properties.regions import Vector
+from edgeproof.engines.base import EngineOptions
+from edgeproof.engines.onnx_file import read_onnx
+from edgeproof.engines.onnxrt import CPU, open_session
+from edgeproof.errors import ModelError
+from edgeproof.models.onnx_import.reading import read_model
+from edgeproof.models.onnx_import.translation import translate
+from edgeproof.system.optional import require
 
 _ROUNDING = 1e-3  # as a share of the largest output; inputs in one call may differ by it from each alone
 _TWIN = 0.05  # likewise; only ONNX Runtime decides, so the form to search with may round as INT8 does

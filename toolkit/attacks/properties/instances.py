@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from toolkit.attacks.properties.falsify import Answer, falsify
-from toolkit.attacks.properties.graph import Graph, open_graph
-from toolkit.attacks.properties.regions import Vector
-from toolkit.attacks.properties.vnnlib import read_vnnlib
-from toolkit.config import FalsifyConfig, Strict, parse_number
-from toolkit.errors import ConfigError, DataError, ToolkitError
-from toolkit.progress import progress
-from toolkit.runs import Run, write_json, write_text
+from edgeproof.attacks.properties.falsify import Answer, falsify
+from edgeproof.attacks.properties.graph import Graph, open_graph
+from edgeproof.attacks.properties.regions import Vector
+from edgeproof.attacks.properties.vnnlib import read_vnnlib
+from edgeproof.config import FalsifyConfig, Strict, parse_number
+from edgeproof.errors import ConfigError, DataError, ToolkitError
+from edgeproof.runs import Run, write_json, write_text
+from edgeproof.system.progress import progress
 
 _SECONDS = 20.0
 _MAX_LIST_BYTES = 2**24

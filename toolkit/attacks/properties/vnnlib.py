@@ -19,8 +19,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from toolkit.attacks.properties.regions import Property, Region, Vector
-from toolkit.errors import DataError, nearest
+from edgeproof.attacks.properties.regions import Property, Region, Vector
+from edgeproof.errors import DataError, nearest
 
 MAX_BYTES = 128 * 2**20  # unpacked; a property of a 224 x 224 RGB image has about 20 MB
 MAX_DEPTH = 32

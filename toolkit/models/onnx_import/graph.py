@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from toolkit.errors import ModelError
+from edgeproof.errors import ModelError
 
 #: What a function may raise on shapes or attributes that it cannot take.
 FAILURES = (

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit.errors import ModelError
-from toolkit.models.base import check_normalization
-from toolkit.models.onnx_import.elementwise import substitute
-from toolkit.models.onnx_import.shapes import MAX_ELEMENTS
-from toolkit.types import Array, Images
+from edgeproof.errors import ModelError
+from edgeproof.models.base import check_normalization
+from edgeproof.models.onnx_import.elementwise import substitute
+from edgeproof.models.onnx_import.shapes import MAX_ELEMENTS
+from edgeproof.types import Array, Images
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ValueInfoProto

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from toolkit.models.onnx_import.table import operator
+from edgeproof.models.onnx_import.table import operator
 
 
 @operator("Gemm")

@@ -12,11 +12,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from toolkit.models.onnx_import.elementwise import leaky_relu, softmax
-from toolkit.models.onnx_import.layers import gemm
-from toolkit.models.onnx_import.table import operator
-from toolkit.models.onnx_import.windows import average_pool, conv, global_average_pool
-from toolkit.ops import dequantize, quantize
+from edgeproof.models.onnx_import.elementwise import leaky_relu, softmax
+from edgeproof.models.onnx_import.layers import gemm
+from edgeproof.models.onnx_import.table import operator
+from edgeproof.models.onnx_import.windows import average_pool, conv, global_average_pool
+from edgeproof.ops import dequantize, quantize
 
 Maybe: TypeAlias = Tensor | None
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from toolkit.models.onnx_import.table import integers, operator
+from edgeproof.models.onnx_import.table import integers, operator
 
 Sizes = Sequence[int]
 

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit.errors import ModelError
-from toolkit.models.onnx_import import elementwise, layers, quantized, shapes, windows
-from toolkit.models.onnx_import.graph import FAILURES, OnnxGraph, Step, Value, Weight, first_line
-from toolkit.models.onnx_import.reading import describe, opset_of, ordered_nodes, tensor_array
-from toolkit.models.onnx_import.table import OPERATORS, Operator
+from edgeproof.errors import ModelError
+from edgeproof.models.onnx_import import elementwise, layers, quantized, shapes, windows
+from edgeproof.models.onnx_import.graph import FAILURES, OnnxGraph, Step, Value, Weight, first_line
+from edgeproof.models.onnx_import.reading import describe, opset_of, ordered_nodes, tensor_array
+from edgeproof.models.onnx_import.table import OPERATORS, Operator
 
 if TYPE_CHECKING:
     from onnx import AttributeProto, ModelProto, NodeProto, TensorProto

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from toolkit.reports.figures.svg import WIDTH, Drawing, text_width
+from edgeproof.reports.figures.svg import WIDTH, Drawing, text_width
 
 LEFT, RIGHT = 46.0, WIDTH - 12
 _TOP, _HEIGHT = 12.0, 190.0

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from toolkit.evaluation.results import ClassRecord, EngineRecord, Results, SetRecord
-from toolkit.reports import numbers
-from toolkit.reports.content import clean_set
-from toolkit.reports.figures.svg import WIDTH, Drawing, Figure, colour, shorten, text_width
+from edgeproof.evaluation.results import ClassRecord, EngineRecord, Results, SetRecord
+from edgeproof.reports import numbers
+from edgeproof.reports.content import clean_set
+from edgeproof.reports.figures.svg import WIDTH, Drawing, Figure, colour, shorten, text_width
 
 _TOP = 2.0
 _MAX_NAME = 110.0  # units

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from toolkit.evaluation.results import CellRecord, EngineRecord, Results, SetRecord
-from toolkit.reports.figures.svg import WIDTH, Drawing, Figure, png_uri, shorten, text_width
-from toolkit.types import Array
+from edgeproof.evaluation.results import CellRecord, EngineRecord, Results, SetRecord
+from edgeproof.reports.figures.svg import WIDTH, Drawing, Figure, png_uri, shorten, text_width
+from edgeproof.types import Array
 
 _RIGHT = np.array([47, 111, 176], np.uint8)  # the diagonal; both colours are legible on light and on dark
 _WRONG = np.array([200, 84, 27], np.uint8)

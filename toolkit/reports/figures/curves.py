@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from toolkit.config import format_eps
-from toolkit.evaluation.results import RateRecord, Results, SetRecord
-from toolkit.reports import numbers
-from toolkit.reports.content import adversarial_sets, clean_set
-from toolkit.reports.figures.axes import LEFT, RIGHT, Axes
-from toolkit.reports.figures.svg import Figure, colour, dash
+from edgeproof.config import format_eps
+from edgeproof.evaluation.results import RateRecord, Results, SetRecord
+from edgeproof.reports import numbers
+from edgeproof.reports.content import adversarial_sets, clean_set
+from edgeproof.reports.figures.axes import LEFT, RIGHT, Axes
+from edgeproof.reports.figures.svg import Figure, colour, dash
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-from toolkit.evaluation.results import RateRecord, Results
-from toolkit.reports import numbers
-from toolkit.reports.content import worst_cell
-from toolkit.reports.figures.axes import LEFT, RIGHT, Axes
-from toolkit.reports.figures.svg import Drawing, Figure, colour
+from edgeproof.evaluation.results import RateRecord, Results
+from edgeproof.reports import numbers
+from edgeproof.reports.content import worst_cell
+from edgeproof.reports.figures.axes import LEFT, RIGHT, Axes
+from edgeproof.reports.figures.svg import Drawing, Figure, colour
 
 _CEILINGS = (0.1, 0.2, 0.4, 1.0)  # of the accuracy axis: what INT8 costs is seen where little accuracy is left, too
 _RADIUS = 7.0

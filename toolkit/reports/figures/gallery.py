@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from toolkit.evaluation.results import SetRecord
-from toolkit.reports.content import EvalRun, Gallery, clean_set
-from toolkit.reports.figures.svg import png_uri
-from toolkit.types import Array, Images
+from edgeproof.evaluation.results import SetRecord
+from edgeproof.reports.content import EvalRun, Gallery, clean_set
+from edgeproof.reports.figures.svg import png_uri
+from edgeproof.types import Array, Images
 
 GAIN = 10
 _MAX_SIDE = 128  # pixels; of larger images every second (third, ...) pixel is shown, values untouched

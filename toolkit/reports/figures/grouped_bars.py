@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from toolkit.reports import numbers
-from toolkit.reports.figures.svg import WIDTH, Drawing, Figure, colour, shorten, text_width
+from edgeproof.reports import numbers
+from edgeproof.reports.figures.svg import WIDTH, Drawing, Figure, colour, shorten, text_width
 
 _TOP, _ROW, _GAP, _KEY = 24.0, 15.0, 9.0, 12.0
 _MAX_NAME = 110.0  # units

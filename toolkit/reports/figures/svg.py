@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element, SubElement, tostring
 
-from toolkit.types import Array
+from edgeproof.types import Array
 
 WIDTH = 360  # units; drawn at about a phone's width, so that a font size of 11 stays legible there
 _CHARACTER = 6.4  # average width of a character at that size

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from toolkit.reports import numbers
-from toolkit.reports.figures.axes import LEFT, RIGHT, Axes
-from toolkit.reports.figures.svg import Figure, colour, dash
+from edgeproof.reports import numbers
+from edgeproof.reports.figures.axes import LEFT, RIGHT, Axes
+from edgeproof.reports.figures.svg import Figure, colour, dash
 
 _CEILINGS = (0.1, 0.2, 0.4, 0.6, 1.0)
 

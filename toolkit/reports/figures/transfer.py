@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from toolkit.evaluation.results import RateRecord, Results
-from toolkit.reports import numbers
-from toolkit.reports.content import adversarial_sets
-from toolkit.reports.figures.svg import WIDTH, Drawing, Figure, shorten, text_width
+from edgeproof.evaluation.results import RateRecord, Results
+from edgeproof.reports import numbers
+from edgeproof.reports.content import adversarial_sets
+from edgeproof.reports.figures.svg import WIDTH, Drawing, Figure, shorten, text_width
 
 _ROW = 26.0
 _MAX_NAME = 130.0  # units

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from toolkit.config import DataConfig
-from toolkit.data.arrays import write_npz
-from toolkit.data.base import LabelledImages, Splits, load_splits
-from toolkit.data.poison import load_poison, poison_splits
-from toolkit.evaluation.metrics import Rate, confusion
-from toolkit.optional import require
-from toolkit.runs import Run, write_json
-from toolkit.studies.jobs import Job
-from toolkit.types import Array, Labels
+from edgeproof.config import DataConfig
+from edgeproof.data.arrays import write_npz
+from edgeproof.data.base import LabelledImages, Splits, load_splits
+from edgeproof.data.poison import load_poison, poison_splits
+from edgeproof.evaluation.metrics import Rate, confusion
+from edgeproof.runs import Run, write_json
+from edgeproof.studies.jobs import Job
+from edgeproof.system.optional import require
+from edgeproof.types import Array, Labels
 
 if TYPE_CHECKING:
-    from toolkit.models.base import Classifier
+    from edgeproof.models.base import Classifier
 
 CLASSICAL = ("forest", "svm")
 MEASURED, PICTURES = "measured.json", "pictures.npz"
@@ -179,8 +179,8 @@ def measure(config: Mapping[str, Any], out: Run) -> None:
     """Measure a fitted network on the clean test images, and where asked for on its training images and on noise alone."""
     import torch
 
-    from toolkit.models.base import load_classifier
-    from toolkit.poisoning.measure import predict
+    from edgeproof.models.base import load_classifier
+    from edgeproof.poisoning.measure import predict
 
     victim = load_classifier(Run.open(config["model"], kind="train").file("model.safetensors"), device=config["device"])
     clean = load_splits(DataConfig.model_validate(config["data"]))
@@ -195,9 +195,9 @@ def _on_poison(victim: Classifier, clean: Splits, poison: Run, config: Mapping[s
     """Measure on the poisoned training images and on noise alone, and keep a few images to be shown."""
     import torch
 
-    from toolkit.poisoning.base import GENERATOR
-    from toolkit.poisoning.measure import noise_all, predict
-    from toolkit.poisoning.networks import load_generator
+    from edgeproof.poisoning.base import GENERATOR
+    from edgeproof.poisoning.measure import noise_all, predict
+    from edgeproof.poisoning.networks import load_generator
 
     given = _given(clean, str(poison.path))
     generator = load_generator(poison.file(GENERATOR)).to(config["device"])

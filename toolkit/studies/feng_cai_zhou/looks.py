@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from toolkit.config import DetectConfig, Strict
-from toolkit.evaluation.detection import DetectRecord, detect_noise
-from toolkit.evaluation.results import RateRecord
-from toolkit.reading import read_record
-from toolkit.reports.detection import detection_table
-from toolkit.reports.document import Block
-from toolkit.runs import Run, write_json
-from toolkit.studies.verdicts import Effect, Verdict, judge, within_seed
+from edgeproof.config import DetectConfig, Strict
+from edgeproof.evaluation.detection import DetectRecord, detect_noise
+from edgeproof.evaluation.results import RateRecord
+from edgeproof.reports.detection import detection_table
+from edgeproof.reports.document import Block
+from edgeproof.runs import Run, write_json
+from edgeproof.studies.verdicts import Effect, Verdict, judge, within_seed
+from edgeproof.system.untrusted import read_record
 
 CLEAN = "clean"
 Looks = Mapping[str, Sequence[DetectRecord]]  # by the name of the images; clean ones first, then the study's own noise

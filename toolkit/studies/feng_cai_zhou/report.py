@@ -9,21 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.config import format_eps
-from toolkit.data.arrays import read_npz
-from toolkit.evaluation.metrics import Rate
-from toolkit.evaluation.results import Results
-from toolkit.reports import numbers
-from toolkit.reports.document import Block, Section
-from toolkit.reports.figures.axes import LEFT, RIGHT, Axes
-from toolkit.reports.figures.confusion import confusion_matrix
-from toolkit.reports.figures.svg import WIDTH, Drawing, Figure, colour, dash, png_uri
-from toolkit.reports.tables import Cell, Column, Table
-from toolkit.runs import Run
-from toolkit.studies.feng_cai_zhou.fits import PICTURES, Fit, Measured
-from toolkit.studies.feng_cai_zhou.looks import Looks, look_section, seen_by_detector
-from toolkit.studies.verdicts import Effect, Verdict, judge, over_seeds, within_seed
-from toolkit.types import Array, Images
+from edgeproof.config import format_eps
+from edgeproof.data.arrays import read_npz
+from edgeproof.evaluation.metrics import Rate
+from edgeproof.evaluation.results import Results
+from edgeproof.reports import numbers
+from edgeproof.reports.document import Block, Section
+from edgeproof.reports.figures.axes import LEFT, RIGHT, Axes
+from edgeproof.reports.figures.confusion import confusion_matrix
+from edgeproof.reports.figures.svg import WIDTH, Drawing, Figure, colour, dash, png_uri
+from edgeproof.reports.tables import Cell, Column, Table
+from edgeproof.runs import Run
+from edgeproof.studies.feng_cai_zhou.fits import PICTURES, Fit, Measured
+from edgeproof.studies.feng_cai_zhou.looks import Looks, look_section, seen_by_detector
+from edgeproof.studies.verdicts import Effect, Verdict, judge, over_seeds, within_seed
+from edgeproof.types import Array, Images
 
 _GAIN = 10  # of the noise in the pictures
 #: Feng, Cai and Zhou (2019), clean-test accuracy in per cent: Table 1, Figures 4 to 7 (read off, +-1 and +-3), by data set.

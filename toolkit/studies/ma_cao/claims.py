@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from toolkit.studies.ma_cao.points import Point, amount, at_equal_fooling, percent
-from toolkit.studies.verdicts import Effect, Verdict, judge, over_seeds
+from edgeproof.studies.ma_cao.points import Point, amount, at_equal_fooling, percent
+from edgeproof.studies.verdicts import Effect, Verdict, judge, over_seeds
 
 if TYPE_CHECKING:
-    from toolkit.studies.ma_cao.collect import Measured, Plan
+    from edgeproof.studies.ma_cao.collect import Measured, Plan
 
 BALANCED = "two-stage-balanced"
 FRESH = ("fresh plain", "fresh margin", "fresh balanced")  # the universal attacks; one a class needs the true class

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from toolkit.runs import Run
-from toolkit.studies.base import Findings
-from toolkit.studies.ma_cao.claims import judge_claims
-from toolkit.studies.ma_cao.measure import measured_by
-from toolkit.studies.ma_cao.points import Point, read_points
-from toolkit.studies.ma_cao.report import sections
+from edgeproof.runs import Run
+from edgeproof.studies.base import Findings
+from edgeproof.studies.ma_cao.claims import judge_claims
+from edgeproof.studies.ma_cao.measure import measured_by
+from edgeproof.studies.ma_cao.points import Point, read_points
+from edgeproof.studies.ma_cao.report import sections
 
 
 @dataclass(frozen=True)

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from toolkit.data.arrays import write_npz
-from toolkit.data.base import LabelledImages, load_splits
-from toolkit.data.origin import data_of
-from toolkit.engines.base import Engine, EngineOptions, open_engine, predict_all
-from toolkit.evaluation.metrics import predictions
-from toolkit.runs import Run
-from toolkit.types import Array, Images
+from edgeproof.data.arrays import write_npz
+from edgeproof.data.base import LabelledImages, load_splits
+from edgeproof.data.origin import data_of
+from edgeproof.engines.base import Engine, EngineOptions, open_engine, predict_all
+from edgeproof.evaluation.metrics import predictions
+from edgeproof.runs import Run
+from edgeproof.types import Array, Images
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from toolkit.attacks.choice import Attack
-    from toolkit.types import LogitsFn
+    from edgeproof.attacks.choice import Attack
+    from edgeproof.types import LogitsFn
 
 PREDICTIONS = "predictions.npz"
 CLEAN, CHECKPOINT = "clean", "checkpoint"
@@ -39,8 +39,8 @@ def measure(config: Mapping[str, Any], out: Run) -> None:
             (name to `attack`, `eps`, `params` and optionally `scales`), `limit`, `batch_size`, `seed`.
         out: The run.
     """
-    from toolkit.attacks.source import fast_source
-    from toolkit.models.base import load_classifier
+    from edgeproof.attacks.source import fast_source
+    from edgeproof.models.base import load_classifier
 
     run = Run.open(config["model"], kind="train")
     splits = load_splits(data_of(run))
@@ -83,8 +83,8 @@ def _attacked(
     config: Mapping[str, Any], source: LogitsFn, train: LabelledImages, test: LabelledImages
 ) -> Iterator[tuple[str, Images]]:
     """Go through the attacks and their scales, with the images made."""
-    from toolkit.attacks.base import Draws, find_attack
-    from toolkit.attacks.choice import choose_attack
+    from edgeproof.attacks.base import Draws, find_attack
+    from edgeproof.attacks.choice import choose_attack
 
     for name, about in config["attacks"].items():
         chosen = choose_attack(find_attack(about["attack"]), eps=about["eps"], params=about["params"])
@@ -98,7 +98,7 @@ def _attacked(
 def _craft(
     chosen: Attack, source: LogitsFn, test: LabelledImages, config: Mapping[str, Any], *, scale: float
 ) -> Images:
-    from toolkit.attacks.base import Draws
+    from edgeproof.attacks.base import Draws
 
     if chosen.perturbation is not None:
         chosen = replace(chosen, perturbation=chosen.perturbation * scale)

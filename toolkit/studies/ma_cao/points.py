@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.data.arrays import read_npz
-from toolkit.evaluation import metrics
-from toolkit.evaluation.metrics import Rate
-from toolkit.runs import Run
-from toolkit.studies.ma_cao.measure import CLEAN, PREDICTIONS
+from edgeproof.data.arrays import read_npz
+from edgeproof.evaluation import metrics
+from edgeproof.evaluation.metrics import Rate
+from edgeproof.runs import Run
+from edgeproof.studies.ma_cao.measure import CLEAN, PREDICTIONS
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,15 @@ from collections.abc import Iterator, Sequence
 from statistics import mean, stdev
 from typing import TYPE_CHECKING
 
-from toolkit.config import format_eps
-from toolkit.reports.document import Block, Section
-from toolkit.reports.figures.tradeoff import Place, tradeoff
-from toolkit.reports.tables import Cell, Column, Table
-from toolkit.studies.ma_cao.claims import FRESH, worst_universal
-from toolkit.studies.ma_cao.points import Point, amount, average, dominated
+from edgeproof.config import format_eps
+from edgeproof.reports.document import Block, Section
+from edgeproof.reports.figures.tradeoff import Place, tradeoff
+from edgeproof.reports.tables import Cell, Column, Table
+from edgeproof.studies.ma_cao.claims import FRESH, worst_universal
+from edgeproof.studies.ma_cao.points import Point, amount, average, dominated
 
 if TYPE_CHECKING:
-    from toolkit.studies.ma_cao.collect import Measured, Plan
+    from edgeproof.studies.ma_cao.collect import Measured, Plan
 
 _STRENGTH = (
     "Means over seeds on test images; perturbations are fitted on the training split. Fooling ratio: images predicted as another class "

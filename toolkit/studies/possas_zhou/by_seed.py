@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from statistics import mean
 from typing import TypeAlias
 
-from toolkit.evaluation.metrics import Rate, drop_points, relative_difference
-from toolkit.reports import numbers
-from toolkit.reports.tables import Cell as Entry
-from toolkit.studies.possas_zhou.cells import Cell, Key, Measured
+from edgeproof.evaluation.metrics import Rate, drop_points, relative_difference
+from edgeproof.reports import numbers
+from edgeproof.reports.tables import Cell as Entry
+from edgeproof.studies.possas_zhou.cells import Cell, Key, Measured
 
 Number: TypeAlias = Callable[[Cell], float | None]
 

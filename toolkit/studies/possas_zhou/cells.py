@@ -8,11 +8,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from toolkit.data.arrays import read_npz
-from toolkit.evaluation.metrics import Rate, attack_success, confusion, drop_points, predictions, relative_difference
-from toolkit.runs import Run
-from toolkit.studies.possas_zhou.measure import LOGITS
-from toolkit.types import Array, Labels, Logits
+from edgeproof.data.arrays import read_npz
+from edgeproof.evaluation.metrics import Rate, attack_success, confusion, drop_points, predictions, relative_difference
+from edgeproof.runs import Run
+from edgeproof.studies.possas_zhou.measure import LOGITS
+from edgeproof.types import Array, Labels, Logits
 
 #: (network, form, attack, adversary)
 Key: TypeAlias = tuple[str, str, str, str]

@@ -8,11 +8,11 @@ from statistics import mean
 
 import numpy as np
 
-from toolkit.studies.possas_zhou import published
-from toolkit.studies.possas_zhou.cells import Measured
-from toolkit.studies.possas_zhou.measure import NETWORKS
-from toolkit.studies.verdicts import Effect, Verdict, judge, over_seeds, within_seed
-from toolkit.types import Array
+from edgeproof.studies.possas_zhou import published
+from edgeproof.studies.possas_zhou.cells import Measured
+from edgeproof.studies.possas_zhou.measure import NETWORKS
+from edgeproof.studies.verdicts import Effect, Verdict, judge, over_seeds, within_seed
+from edgeproof.types import Array
 
 _REPEATS = 1000  # of the bootstrap
 

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from toolkit.data.arrays import read_npz
-from toolkit.runs import Run
-from toolkit.studies.base import Findings
-from toolkit.studies.possas_zhou import published
-from toolkit.studies.possas_zhou.cells import Measured, read_measured
-from toolkit.studies.possas_zhou.claims import judge_claims
-from toolkit.studies.possas_zhou.measure import BALANCED, measure_name
-from toolkit.studies.possas_zhou.report import sections
-from toolkit.studies.possas_zhou.tables import Training
-from toolkit.types import Labels
+from edgeproof.data.arrays import read_npz
+from edgeproof.runs import Run
+from edgeproof.studies.base import Findings
+from edgeproof.studies.possas_zhou import published
+from edgeproof.studies.possas_zhou.cells import Measured, read_measured
+from edgeproof.studies.possas_zhou.claims import judge_claims
+from edgeproof.studies.possas_zhou.measure import BALANCED, measure_name
+from edgeproof.studies.possas_zhou.report import sections
+from edgeproof.studies.possas_zhou.tables import Training
+from edgeproof.types import Labels
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from toolkit.data.arrays import write_npz
-from toolkit.data.base import LabelledImages, load_dataset
-from toolkit.data.imbalance import class_index
-from toolkit.engines.base import Engine, EngineOptions, open_engine, predict_all
-from toolkit.runs import Run
-from toolkit.types import Array, Images, Logits
+from edgeproof.data.arrays import write_npz
+from edgeproof.data.base import LabelledImages, load_dataset
+from edgeproof.data.imbalance import class_index
+from edgeproof.engines.base import Engine, EngineOptions, open_engine, predict_all
+from edgeproof.runs import Run
+from edgeproof.types import Array, Images, Logits
 
 if TYPE_CHECKING:
-    from toolkit.models.base import Classifier
+    from edgeproof.models.base import Classifier
 
 LOGITS = "logits.npz"
 BALANCED = "balanced"
@@ -100,7 +100,7 @@ def _predict(engine: Engine, images: Images, config: Mapping[str, Any]) -> Logit
 
 def _attacked(config: Mapping[str, Any], data: LabelledImages) -> Iterator[tuple[str, str, Images]]:
     """Go through attacks and source networks, with the images made."""
-    from toolkit.models.base import load_classifier
+    from edgeproof.models.base import load_classifier
 
     for source, run in config["networks"].items():
         model = load_classifier(Path(run) / "model.safetensors", device=config["device"])
@@ -112,9 +112,9 @@ def _craft(model: Classifier, data: LabelledImages, about: Mapping[str, Any], co
     """Attack images batch by batch; each batch is held to the attack's contract."""
     import torch
 
-    from toolkit.attacks.base import Draws, find_attack
-    from toolkit.attacks.choice import choose_attack
-    from toolkit.attacks.source import fast_source
+    from edgeproof.attacks.base import Draws, find_attack
+    from edgeproof.attacks.choice import choose_attack
+    from edgeproof.attacks.source import fast_source
 
     chosen = choose_attack(find_attack(about["attack"]), eps=about["eps"], params=about["params"])
     few = torch.from_numpy(data.images[:8]).to(config["device"])

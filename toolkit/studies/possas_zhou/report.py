@@ -7,15 +7,15 @@ from statistics import mean
 
 import numpy as np
 
-from toolkit.reports.document import Section
-from toolkit.reports.figures.confusion import confusion_matrix
-from toolkit.reports.figures.grouped_bars import Bar, grouped_bars
-from toolkit.reports.figures.svg import Figure
-from toolkit.studies.possas_zhou import by_seed, tables
-from toolkit.studies.possas_zhou.by_seed import values
-from toolkit.studies.possas_zhou.cells import Measured
-from toolkit.studies.possas_zhou.measure import NETWORKS
-from toolkit.studies.possas_zhou.tables import Training
+from edgeproof.reports.document import Section
+from edgeproof.reports.figures.confusion import confusion_matrix
+from edgeproof.reports.figures.grouped_bars import Bar, grouped_bars
+from edgeproof.reports.figures.svg import Figure
+from edgeproof.studies.possas_zhou import by_seed, tables
+from edgeproof.studies.possas_zhou.by_seed import values
+from edgeproof.studies.possas_zhou.cells import Measured
+from edgeproof.studies.possas_zhou.measure import NETWORKS
+from edgeproof.studies.possas_zhou.tables import Training
 
 _TABLE_1 = (
     "Accuracy on the target class under the fast gradient sign attack of the paper, mean over seeds in per cent, with the published "

@@ -9,14 +9,14 @@ from statistics import mean
 
 import numpy as np
 
-from toolkit.evaluation.metrics import Rate
-from toolkit.reports import numbers
-from toolkit.reports.tables import Cell as Entry
-from toolkit.reports.tables import Column, Table
-from toolkit.studies.possas_zhou import by_seed, published
-from toolkit.studies.possas_zhou.by_seed import entry, values
-from toolkit.studies.possas_zhou.cells import Cell, Key, Measured
-from toolkit.studies.possas_zhou.measure import NETWORKS
+from edgeproof.evaluation.metrics import Rate
+from edgeproof.reports import numbers
+from edgeproof.reports.tables import Cell as Entry
+from edgeproof.reports.tables import Column, Table
+from edgeproof.studies.possas_zhou import by_seed, published
+from edgeproof.studies.possas_zhou.by_seed import entry, values
+from edgeproof.studies.possas_zhou.cells import Cell, Key, Measured
+from edgeproof.studies.possas_zhou.measure import NETWORKS
 
 _COLUMNS = (("under", "different"), ("over", "different"), ("balanced", "same"), ("under", "same"), ("over", "same"))
 _SAME_FIRST = (("balanced", "same"), ("under", "same"), ("over", "same"), ("under", "different"), ("over", "different"))

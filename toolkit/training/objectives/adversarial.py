@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from toolkit.attacks.base import Draws
-from toolkit.attacks.losses import Loss, cross_entropy
-from toolkit.attacks.pgd import pgd_linf
-from toolkit.config import check_eps
-from toolkit.errors import ConfigError
-from toolkit.models.base import Classifier
-from toolkit.registry import register
-from toolkit.training.objectives.base import attacking
+from edgeproof.attacks.base import Draws
+from edgeproof.attacks.losses import Loss, cross_entropy
+from edgeproof.attacks.pgd import pgd_linf
+from edgeproof.config import check_eps
+from edgeproof.errors import ConfigError
+from edgeproof.models.base import Classifier
+from edgeproof.plugins.registry import register
+from edgeproof.training.objectives.base import attacking
 
 
 @register("adversarial")

@@ -14,10 +14,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from toolkit.attacks.base import Draws
-from toolkit.models.base import Classifier
-from toolkit.parameters import read_params
-from toolkit.registry import CALLERS, find
+from edgeproof.attacks.base import Draws
+from edgeproof.models.base import Classifier
+from edgeproof.plugins.parameters import read_params
+from edgeproof.plugins.registry import CALLERS, find
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,15 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from toolkit.attacks.balls import uniform_in_linf
-from toolkit.attacks.base import Draws
-from toolkit.attacks.losses import cross_entropy
-from toolkit.attacks.pgd import descend
-from toolkit.config import check_eps
-from toolkit.models.base import Classifier
-from toolkit.registry import register
-from toolkit.training.objectives.adversarial import check_share, mixed
-from toolkit.training.objectives.base import Objective, Task, attacking
+from edgeproof.attacks.balls import uniform_in_linf
+from edgeproof.attacks.base import Draws
+from edgeproof.attacks.losses import cross_entropy
+from edgeproof.attacks.pgd import descend
+from edgeproof.config import check_eps
+from edgeproof.models.base import Classifier
+from edgeproof.plugins.registry import register
+from edgeproof.training.objectives.adversarial import check_share, mixed
+from edgeproof.training.objectives.base import Objective, Task, attacking
 
 Rule: TypeAlias = Literal["cfa", "dafa", "worst"]
 _CFA_BASE = 0.5  # lambda_1 in the paper

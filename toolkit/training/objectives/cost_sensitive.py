@@ -7,17 +7,17 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from toolkit.attacks.balls import uniform_in_linf
-from toolkit.attacks.base import Draws
-from toolkit.attacks.losses import Loss, cross_entropy, expected_cost
-from toolkit.attacks.pgd import descend
-from toolkit.config import check_eps
-from toolkit.errors import ConfigError
-from toolkit.evaluation.costs import Side, choose_costs
-from toolkit.models.base import Classifier
-from toolkit.registry import register
-from toolkit.training.objectives.adversarial import check_share, mixed
-from toolkit.training.objectives.base import Objective, Task, attacking
+from edgeproof.attacks.balls import uniform_in_linf
+from edgeproof.attacks.base import Draws
+from edgeproof.attacks.losses import Loss, cross_entropy, expected_cost
+from edgeproof.attacks.pgd import descend
+from edgeproof.config import check_eps
+from edgeproof.errors import ConfigError
+from edgeproof.evaluation.costs import Side, choose_costs
+from edgeproof.models.base import Classifier
+from edgeproof.plugins.registry import register
+from edgeproof.training.objectives.adversarial import check_share, mixed
+from edgeproof.training.objectives.base import Objective, Task, attacking
 
 
 @register("cost-sensitive", stateful=True)

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from toolkit.attacks.base import Draws, check_positive
-from toolkit.config import check_eps
-from toolkit.models.base import Classifier
-from toolkit.ops import linf_step
-from toolkit.registry import register
-from toolkit.training.objectives.base import Objective, Task
+from edgeproof.attacks.base import Draws, check_positive
+from edgeproof.config import check_eps
+from edgeproof.models.base import Classifier
+from edgeproof.ops import linf_step
+from edgeproof.plugins.registry import register
+from edgeproof.training.objectives.base import Objective, Task
 
 
 @register("free", stateful=True)

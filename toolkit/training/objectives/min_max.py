@@ -7,14 +7,14 @@ from typing import Literal, TypeAlias
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
-from toolkit.attacks.base import Draws
-from toolkit.attacks.losses import cross_entropy
-from toolkit.errors import ConfigError, ModelError
-from toolkit.evaluation.costs import Side
-from toolkit.models.base import Classifier
-from toolkit.registry import register
-from toolkit.training.objectives.base import Objective, Task
-from toolkit.training.objectives.cost_sensitive import task_costs, with_cost
+from edgeproof.attacks.base import Draws
+from edgeproof.attacks.losses import cross_entropy
+from edgeproof.errors import ConfigError, ModelError
+from edgeproof.evaluation.costs import Side
+from edgeproof.models.base import Classifier
+from edgeproof.plugins.registry import register
+from edgeproof.training.objectives.base import Objective, Task
+from edgeproof.training.objectives.cost_sensitive import task_costs, with_cost
 
 Penalty: TypeAlias = Literal["min-max", "l2"]
 Scope: TypeAlias = Literal["layer", "filter"]

@@ -6,10 +6,10 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional
 
-from toolkit.attacks.base import Draws
-from toolkit.errors import ConfigError
-from toolkit.models.base import Classifier
-from toolkit.registry import register
+from edgeproof.attacks.base import Draws
+from edgeproof.errors import ConfigError
+from edgeproof.models.base import Classifier
+from edgeproof.plugins.registry import register
 
 
 @register("mixup")

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from toolkit.attacks.base import Draws
-from toolkit.errors import ConfigError
-from toolkit.models.base import Classifier
-from toolkit.registry import register
-from toolkit.training.objectives.base import Objective, Task
+from edgeproof.attacks.base import Draws
+from edgeproof.errors import ConfigError
+from edgeproof.models.base import Classifier
+from edgeproof.plugins.registry import register
+from edgeproof.training.objectives.base import Objective, Task
 
 
 @register("class-balanced", stateful=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from toolkit.attacks.base import Draws
-from toolkit.models.base import Classifier
-from toolkit.registry import register
+from edgeproof.attacks.base import Draws
+from edgeproof.models.base import Classifier
+from edgeproof.plugins.registry import register
 
 
 @register("standard")

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from toolkit.attacks.balls import uniform_in_linf
-from toolkit.attacks.base import Draws
-from toolkit.attacks.losses import Loss
-from toolkit.attacks.pgd import descend
-from toolkit.config import check_eps
-from toolkit.models.base import Classifier
-from toolkit.registry import register
-from toolkit.training.objectives.base import attacking
+from edgeproof.attacks.balls import uniform_in_linf
+from edgeproof.attacks.base import Draws
+from edgeproof.attacks.losses import Loss
+from edgeproof.attacks.pgd import descend
+from edgeproof.config import check_eps
+from edgeproof.models.base import Classifier
+from edgeproof.plugins.registry import register
+from edgeproof.training.objectives.base import attacking
 
 _START = 1e-3  # the divergence has no gradient at the clean image itself
 

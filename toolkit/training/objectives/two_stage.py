@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from toolkit.attacks.base import Draws, check_positive
-from toolkit.attacks.fitting import Ascent, Feed, Goal, fit
-from toolkit.attacks.goals import Balanced, clamped_cross_entropy, uniform_histogram
-from toolkit.attacks.source import fast_source
-from toolkit.models.base import Classifier
-from toolkit.registry import register
-from toolkit.training.objectives.base import Objective, Task, attacking
-from toolkit.training.objectives.universal import check_budget, perturbed_loss
+from edgeproof.attacks.base import Draws, check_positive
+from edgeproof.attacks.fitting import Ascent, Feed, Goal, fit
+from edgeproof.attacks.goals import Balanced, clamped_cross_entropy, uniform_histogram
+from edgeproof.attacks.source import fast_source
+from edgeproof.models.base import Classifier
+from edgeproof.plugins.registry import register
+from edgeproof.training.objectives.base import Objective, Task, attacking
+from edgeproof.training.objectives.universal import check_budget, perturbed_loss
 
 Kind: TypeAlias = Literal["balanced", "plain"]
 

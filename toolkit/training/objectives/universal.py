@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from toolkit.attacks.base import Draws, check_positive
-from toolkit.attacks.fitting import Ascent, Batch
-from toolkit.attacks.goals import clamped_cross_entropy
-from toolkit.config import check_eps
-from toolkit.errors import ConfigError
-from toolkit.models.base import Classifier
-from toolkit.ops import universal_apply
-from toolkit.registry import register
-from toolkit.training.objectives.base import Objective, Task, attacking
+from edgeproof.attacks.base import Draws, check_positive
+from edgeproof.attacks.fitting import Ascent, Batch
+from edgeproof.attacks.goals import clamped_cross_entropy
+from edgeproof.config import check_eps
+from edgeproof.errors import ConfigError
+from edgeproof.models.base import Classifier
+from edgeproof.ops import universal_apply
+from edgeproof.plugins.registry import register
+from edgeproof.training.objectives.base import Objective, Task, attacking
 
 Per: TypeAlias = Literal["data", "class"]
 

@@ -1,0 +1,77 @@
+"""edgeproof on the command line. stdout carries the result, stderr progress and errors.
+
+Each verb stands in a module of its group, which is imported when the verb is used: `edgeproof --help` shall be there at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from edgeproof import __version__
+from edgeproof.errors import nearest
+
+#: Each verb: its module here, its function, and its line in `edgeproof --help`.
+VERBS: Mapping[str, tuple[str, str, str]] = {
+    "demo": ("evaluate", "demo", "Run all stages on handwritten digits, in about a minute and without a download."),
+    "train": ("train", "train", "Train a classifier."),
+    "import": ("train", "import_", "Take a network and weights of your own."),
+    "attack": ("attack", "attack", "Craft adversarial images of a source model, or search for counterexamples."),
+    "poison": ("train", "poison", "Make poisoned training images."),
+    "detect": ("train", "detect", "Look for noise in training images."),
+    "export": ("export", "export", "Turn a checkpoint or a graph into the builds that are deployed."),
+    "quantize": ("export", "quantize", "Choose an INT8 build by its accuracy under attack on validation images."),
+    "eval": ("evaluate", "eval_", "Measure engines on clean and adversarial images; exit status 1 when a limit fails."),
+    "bench": ("bench", "bench", "Time engines and attacks."),
+    "study": ("study", "study", "Run a published protocol and judge its claims."),
+    "report": ("evaluate", "report", "Write the report of an eval run again, from its files only."),
+    "diff": ("evaluate", "diff", "Compare two eval runs by engine, set and class, with significance."),
+    "merge": ("evaluate", "merge", "Join the runs of --shard I/N into the run of the whole."),
+    "inspect": ("show", "inspect", "Measure how the weights of a model are distributed."),
+    "list": ("show", "list_", "Show what is registered: attacks, data sets, models, engines, objectives, studies."),
+    "doctor": ("show", "doctor", "Say what is installed, what each engine can do here, and what installs the rest."),
+}
+
+
+class Verbs(click.Group):
+    """The group of all verbs; listing them imports none."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the verbs in the order in which a newcomer meets them."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return the command of a verb; an unknown one is an error that names the nearest."""
+        if cmd_name not in VERBS:
+            ctx.fail(f"no command {cmd_name!r}{nearest(cmd_name, VERBS)}; known: {', '.join(VERBS)}")
+        module, function, _ = VERBS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(f"{__name__}.{module}"), function)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the verbs with their lines."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(verb, line) for verb, (_, _, line) in VERBS.items()])
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="edgeproof")
+def cli(**values: Any) -> None:
+    """How does a model hold up to adversarial inputs in the form in which it is deployed?"""
+
+
+def main() -> None:
+    """Run the command line; the exit status is 0 done, 1 limit failed, 2 usage or input, 3 missing, 4 our bug, 130 interrupted."""
+    from edgeproof.commands.printing import explain
+    from edgeproof.system.distributed import joined, leave, tell
+
+    try:
+        with joined():
+            cli.main(prog_name="edgeproof", standalone_mode=False)
+    except (Exception, KeyboardInterrupt) as error:
+        status, said = explain(error)
+        tell(said)
+        leave(status)

@@ -1,0 +1,72 @@
+"""`attack`: a command for each registered attack, and the search for counterexamples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from edgeproof.commands.options import (
+    RUN_OPTIONS,
+    PluginGroup,
+    config_options,
+    given_params,
+    introduction,
+    plugin_options,
+    read_config,
+)
+from edgeproof.commands.printing import emit, show_answers
+from edgeproof.config import AttackConfig, FalsifyConfig
+from edgeproof.errors import ConfigError
+from edgeproof.plugins.registry import Entry
+from edgeproof.stages import attack_runs, falsify_run
+
+
+def attack_command(entry: Entry) -> click.Command:
+    """Make the command of one attack: its own parameters first, then what all attacks share."""
+
+    def craft(**values: Any) -> None:
+        params = {f"params.{key}": value for key, value in given_params(entry, values).items()}
+        budgets = dict.fromkeys(values.pop("budgets") or (None,))
+        fixed = [{"attack": entry.name, **({"eps": eps} if eps else {}), **params} for eps in budgets]
+        configs = [read_config(AttackConfig, dict(values), **each) for each in fixed]
+        for out in attack_runs(configs, values):
+            emit(out, values)
+
+    budget = click.Option(
+        ["--eps", "budgets"], multiple=True, help="budget in [0, 1] pixel units, such as 8/255; repeatable"
+    )
+    shared = config_options(AttackConfig, hidden=("attack", "eps", "params"))
+    params: list[click.Parameter] = [
+        *plugin_options(entry, skip=("eps", "deployed", "stop", "journal", "draws", "trace")),
+        budget,
+        *shared,
+        *RUN_OPTIONS,
+    ]
+    return click.Command(
+        entry.name, params=params, callback=craft, help=introduction(entry.help), short_help=entry.summary
+    )
+
+
+@click.group(
+    cls=PluginGroup,
+    plugins="attack",
+    make=attack_command,
+    invoke_without_command=True,
+    no_args_is_help=True,
+    params=[*config_options(FalsifyConfig), *RUN_OPTIONS],
+)
+@click.pass_context
+def attack(ctx: click.Context, /, **values: Any) -> None:
+    """Craft adversaries of a source model: `attack NAME --model RUN --eps 8/255`.
+
+    Without a NAME, look for a counterexample to a VNN-LIB property: `attack --vnnlib FILE --graph FILE.onnx` answers sat, with
+    the counterexample, or unknown. The options below are for this; those of an attack stand behind its NAME.
+    """
+    if ctx.invoked_subcommand is None:
+        config = read_config(FalsifyConfig, values)
+        show_answers(falsify_run(config, values), values, single=config.instances is None)
+    elif any(value not in (None, (), False) for value in values.values()):
+        raise ConfigError(
+            f"options before {ctx.invoked_subcommand!r} belong to --vnnlib; give those of an attack behind its name"
+        )

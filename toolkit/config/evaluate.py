@@ -1,0 +1,45 @@
+"""Engines on adversarial sets."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from edgeproof.config.base import Strict
+from edgeproof.config.reading import split_at_commas
+
+
+class EvalConfig(Strict):
+    """`edgeproof eval`: engines x adversarial sets."""
+
+    engines: tuple[str, ...] = Field((), description="[NAME=][BACKEND:]PATH each; a run folder gives all its graphs")
+    sets: tuple[str, ...] = Field((), description="attack runs, or npz/pt files of other tools")
+    data: str | None = Field(
+        None, description="data set whose test images are the clean ones, where no attack run is given"
+    )
+    reference: str | None = Field(None, description="engine that the others are compared with (default: the first)")
+    batch_size: int = Field(256, ge=1, description="images a call")
+    threads: int | None = Field(None, ge=1, le=1024, description="engine threads (default: all cores)")
+    device: str = Field("cpu", description="cpu or cuda")
+    throughput: bool = Field(True, description="measure images/s too")
+    shard: str | None = Field(None, description="I/N: only every N-th image from the I-th on; `merge` joins the runs")
+    invariance: int = Field(16, ge=0, description="images tried in several batch sizes and slots; 0 tries none")
+    fail_under: tuple[str, ...] = Field((), description="[ENGINE:]METRIC[@CLASS]=VALUE, at least")
+    max_drop: tuple[str, ...] = Field((), description="ENGINE:METRIC[@CLASS]=VALUE, at most under the reference")
+    costs: str | None = Field(
+        None, description="what mistakes cost: CSV, JSON or npy, a row a true class, a column a predicted one"
+    )
+    protect: tuple[str, ...] | None = Field(
+        None, description="instead: a class whose mistakes cost more than 1, by name or number; repeatable"
+    )
+    cost: float | None = Field(None, gt=0, description="what they cost (default: 10)")
+    side: Literal["miss", "false-alarm", "both"] | None = Field(
+        None, description="miss: it is taken for another; false-alarm: another is taken for it (default: both)"
+    )
+    max_cost: tuple[str, ...] | None = Field(
+        None, description="[ENGINE:]clean_cost or robust_cost[[SET]][@CLASS]=VALUE, expected cost at most"
+    )
+    gallery: int = Field(8, ge=0, description="adversaries shown in the report")
+
+    _split = field_validator("protect", mode="before")(split_at_commas)

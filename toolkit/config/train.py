@@ -1,0 +1,64 @@
+"""Training, and taking a network of the user's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from edgeproof.config.base import MAX_SEED, Number, Strict
+from edgeproof.config.data import DataConfig
+from edgeproof.config.reading import split_at_commas
+
+
+class TrainConfig(Strict):
+    """`edgeproof train`."""
+
+    data: DataConfig = DataConfig()
+    model: str = Field("small-cnn", description="network: a name that `list models` shows")
+    objective: str = Field("standard", description="training objective: a name that `list objectives` shows")
+    objective_params: dict[str, Any] = Field(default_factory=dict, description="parameters of the objective")
+    epochs: int = Field(10, ge=1, description="passes over the training images")
+    batch_size: int = Field(128, ge=1, description="images a step")
+    optimizer: Literal["sgd", "adam", "rmsprop"] = Field("sgd", description="update rule")
+    lr: Number = Field(0.05, gt=0, description="(peak) learning rate")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum (SGD only)")
+    weight_decay: Number = Field(5e-4, ge=0, description="L2 penalty on the weights")
+    schedule: Literal["constant", "cosine", "onecycle", "inverse-time"] = Field(
+        "onecycle", description="learning-rate schedule"
+    )
+    lr_decay: Number = Field(1e-5, ge=0, description="decay of the inverse-time schedule: lr / (1 + decay * step)")
+    augment: Literal[
+        "none", "flip", "crop", "flip-crop", "cutout", "flip-cutout", "crop-cutout", "flip-crop-cutout"
+    ] = Field("none", description="random flip, padded crop and/or cut-out")
+    patience: int | None = Field(None, ge=1, description="stop after so many epochs without a better validation loss")
+    min_delta: float = Field(1e-4, ge=0, description="what counts as better for the early stop")
+    amp: bool = Field(False, description="autocast to bfloat16")
+    device: str = Field("cpu", description="cpu or cuda")
+    threads: int | None = Field(None, ge=1, le=1024, description="processor threads (default: all cores)")
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="seed of the weights, the order and the augmentation")
+    start_from: str | None = Field(None, description="a train run whose weights and normalisation training starts from")
+    poison: str | None = Field(None, description="poison run whose images stand in for the training images")
+    squeeze: str | None = Field(
+        None, description="what training images go through first: grey, jpeg=10, bits=3, blur=1"
+    )
+
+    def inputs(self) -> dict[str, Path]:
+        """Return what a run is made from beside its data set: role to run folder or file."""
+        named = {"start": self.start_from, "poison": self.poison, "costs": self.objective_params.get("costs")}
+        return {role: Path(path) for role, path in named.items() if path is not None}
+
+
+class ImportConfig(Strict):
+    """`edgeproof import`: a network and weights of the user's own, as a train run."""
+
+    data: DataConfig = Field(description="the images that it classifies")
+    model: str = Field(description="package.module:factory, timm:NAME or a name that `list models` shows")
+    weights: str = Field(description="safetensors file, or torch checkpoint of tensors")
+    mean: tuple[float, ...] = Field((), description="subtracted from each channel, in [0, 1] units (default: 0)")
+    std: tuple[float, ...] = Field((), description="then divided by (default: 1)")
+    input_shape: tuple[int, int, int] | None = Field(None, description="C,H,W, checked against the data")
+    classes: tuple[str, ...] = Field((), description="class names in the network's order (default: the data set's)")
+
+    _split = field_validator("mean", "std", "input_shape", "classes", mode="before")(split_at_commas)

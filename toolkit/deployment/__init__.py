@@ -1,0 +1,1 @@
+"""From a checkpoint or a graph to the builds that are deployed."""
