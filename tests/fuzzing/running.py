@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import json
-import mmap
+import multiprocessing
 import os
 import random
 import resource
 import signal
-import struct
-import sys
 import tempfile
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from ctypes import c_longlong
 from dataclasses import asdict, dataclass
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import FrameType
 
@@ -31,8 +31,10 @@ SECONDS = 1.0
 MEMORY = 512 * 2**20
 _LONGEST_MESSAGE = 4000
 _STALLED = 60  # seconds of wall time without a new input, for what waits without working
-_NO_SEEDS = 71  # exit status
+_BEGINNING = 120  # seconds in which a child has read the whole files, its imports included
 _MOST_FINDS = 12  # of one reader; more would be the same again
+_MOST_DEATHS = 3  # of one reader's children, each of which may stand still for a minute
+_NOT_BEGUN = -1  # what a child has reached before it has read the whole files
 
 
 @dataclass(frozen=True)
@@ -131,16 +133,21 @@ def _innermost(error: BaseException) -> str:
 
 
 def hunt(reader: Reader, *, inputs: int, first: int = 0) -> tuple[list[Find], float]:
-    """Run a reader on so many inputs, in children that may die; return what was found, and inputs a second.
+    """Run a reader of the tables on so many inputs, in children that may die; return what was found, and inputs a second.
+
+    The children are fresh processes, not forks: torch's threads do not live in a fork, and what waits for them never ends.
 
     Args:
         reader: The reader.
         inputs: How many.
         first: Number of the first.
+
+    Raises:
+        RuntimeError: When a whole file is refused, or not read in time.
     """
     finds: list[Find] = []
     began, number, last = time.monotonic(), first, first + inputs
-    while number < last and len(_distinct(finds)) < _MOST_FINDS:
+    while number < last and len(_distinct(finds)) < _MOST_FINDS and _deaths(finds) < _MOST_DEATHS:
         with tempfile.TemporaryDirectory(dir=_memory_folder()) as place:
             number = _in_child(reader, Path(place), number, last, finds)
     return _distinct(finds), (number - first) / (time.monotonic() - began)
@@ -150,73 +157,69 @@ def _memory_folder() -> str | None:
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
+def _deaths(finds: Sequence[Find]) -> int:
+    return sum(find.where == "the process" for find in finds)
+
+
 def _distinct(finds: Sequence[Find]) -> list[Find]:
     return list({(find.where, find.what.partition(":")[0]): find for find in reversed(finds)}.values())[::-1]
 
 
 def _in_child(reader: Reader, place: Path, number: int, last: int, finds: list[Find]) -> int:
     """Run a child until it is through or dead; return the number to go on with."""
-    reached, log = mmap.mmap(-1, 8), place / "finds"
-    reached[:8] = struct.pack("q", number)
-    child = os.fork()
-    if child == 0:
-        _be_the_child(reader, place, number, last, reached, log)
+    context, log = multiprocessing.get_context("spawn"), place / "finds"
+    reached = context.Value("q", _NOT_BEGUN, lock=False)
+    child = context.Process(target=_be_the_child, args=(reader.name, place, number, last, reached, log))
+    child.start()
     status = _watch(child, reached)
     if log.exists():
         finds += [Find(**json.loads(line)) for line in log.read_text(encoding="utf-8").splitlines()]
-    (at,) = struct.unpack("q", reached[:8])
-    if status == _NO_SEEDS:
-        raise RuntimeError(f"{reader.name}: a whole file is refused; see above")
+    if reached.value == _NOT_BEGUN:
+        how = f"was not read in {_BEGINNING} s" if status == -signal.SIGKILL else "is refused; see above"
+        raise RuntimeError(f"{reader.name}: a whole file {how}")
     if status:
         how = "no progress" if status == -signal.SIGKILL else f"the process ended with {status}"
-        finds.append(Find(reader.name, at, how, "the process"))
-        return int(at) + 1
-    return int(at)
+        finds.append(Find(reader.name, reached.value, how, "the process"))
+        return reached.value + 1
+    return reached.value
 
 
-def _watch(child: int, reached: mmap.mmap) -> int:
+def _watch(child: SpawnProcess, reached: c_longlong) -> int:
     """Wait for a child; kill it when it stands still."""
-    seen, since, nap = reached[:8], time.monotonic(), 0.001
+    seen, since, nap = reached.value, time.monotonic(), 0.001
     while True:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(nap)
+        child.join(nap)
+        if child.exitcode is not None:
+            return child.exitcode
         nap = min(0.5, nap * 2)
-        if reached[:8] != seen:
-            seen, since = reached[:8], time.monotonic()
-        elif time.monotonic() - since > _STALLED:
-            os.kill(child, signal.SIGKILL)
+        if reached.value != seen:
+            seen, since = reached.value, time.monotonic()
+        elif time.monotonic() - since > (_BEGINNING if seen == _NOT_BEGUN else _STALLED):
+            child.kill()
 
 
-def _be_the_child(reader: Reader, place: Path, number: int, last: int, reached: mmap.mmap, log: Path) -> None:
-    status = _NO_SEEDS
-    try:
-        seeds = whole_files(reader, place)
-        _limit_memory()
-        _silence()
-        found, status = 0, 1
-        with log.open("a", encoding="utf-8") as file:
-            while number < last and found < 10 * _MOST_FINDS:
-                reached[:8] = struct.pack("q", number)
-                peak = _peak()
-                find = check(reader, make_input(reader, seeds, number), place, number=number)
-                if not find and (grown := _peak() - peak) > MEMORY:
-                    find = Find(reader.name, number, f"{grown} bytes of memory", "?")
-                if find:
-                    found += 1
-                    file.write(json.dumps(asdict(find)) + "\n")
-                    file.flush()
-                number += 1
-        reached[:8] = struct.pack("q", last if found >= 10 * _MOST_FINDS else number)
-        status = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        with contextlib.suppress(Exception):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(status)
+def _be_the_child(name: str, place: Path, number: int, last: int, reached: c_longlong, log: Path) -> None:
+    from tests.fuzzing.long import chosen  # it imports this module; the readers themselves cannot be pickled
+
+    (reader,) = chosen([name])
+    seeds = whole_files(reader, place)
+    reached.value = number
+    _limit_memory()
+    _silence()
+    found = 0
+    with log.open("a", encoding="utf-8") as file:
+        while number < last and found < 10 * _MOST_FINDS:
+            reached.value = number
+            peak = _peak()
+            find = check(reader, make_input(reader, seeds, number), place, number=number)
+            if not find and (grown := _peak() - peak) > MEMORY:
+                find = Find(reader.name, number, f"{grown} bytes of memory", "?")
+            if find:
+                found += 1
+                file.write(json.dumps(asdict(find)) + "\n")
+                file.flush()
+            number += 1
+    reached.value = last if found >= 10 * _MOST_FINDS else number
 
 
 def _peak() -> int:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import multiprocessing
+import signal
+import time
+from ctypes import c_longlong
 from pathlib import Path
 
 import pytest
@@ -10,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgeproof.errors import DataError
+from tests.fuzzing import running
 from tests.fuzzing.readers import READERS
-from tests.fuzzing.running import Reader, check, hunt, make_input, whole_files
+from tests.fuzzing.running import Find, Reader, check, hunt, make_input, whole_files
 
 _SLOW = {"results", "results-diff", "samples", "bundle", "parquet"}
 
@@ -43,6 +48,28 @@ def test_damaged_models_are_refused_in_one_line() -> None:
     for reader in TORCH_READERS:
         finds, _ = hunt(reader, inputs=200)
         assert finds == []
+
+
+def test_a_child_that_stands_still_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    context = multiprocessing.get_context("spawn")
+    for reached, limit in ((running._NOT_BEGUN, "_BEGINNING"), (4711, "_STALLED")):
+        monkeypatch.setattr(running, limit, 0.1)
+        child = context.Process(target=time.sleep, args=(600,))
+        child.start()
+        assert running._watch(child, c_longlong(reached)) == -signal.SIGKILL
+
+
+def test_of_children_that_die_three_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers: list[int] = []
+
+    def die(reader: Reader, place: Path, number: int, last: int, finds: list[Find]) -> int:
+        numbers.append(number)
+        finds.append(Find("x", number, "no progress", "the process"))
+        return number + 1
+
+    monkeypatch.setattr(running, "_in_child", die)
+    finds, _ = hunt(Reader("x", lambda _: [], _slow_reader), inputs=200)
+    assert (numbers, len(finds)) == ([0, 1, 2], 1)
 
 
 def _slow_reader(data: bytes, folder: Path) -> None:

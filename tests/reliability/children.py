@@ -29,6 +29,8 @@ _PRELOADED = (
 
 
 KILLED = -signal.SIGKILL
+#: Seconds in which every child ends, many times what the longest takes.
+LIMIT = 120.0
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def command(arguments: Sequence[str]) -> Callable[[], int]:
 def run_child(
     work: Callable[[], int], *, watched: Path, log: Path, after: float | None = None, moment: int | None = None
 ) -> Outcome:
-    """Do some work in a forked child.
+    """Do some work in a forked child of a process in which torch has started no threads: their locks would stay held in the child.
 
     Args:
         work: Returns the child's exit status.
@@ -80,7 +82,14 @@ def run_child(
         log: Gets what the child prints.
         after: Seconds after which it is killed.
         moment: The change before which it is killed, counted from 1. Where that is an fsync, half of the file is lost too.
+
+    Raises:
+        RuntimeError: When this process may not fork, or the child has not ended after two minutes.
     """
+    if "torch" in sys.modules and sys.modules["torch"].get_num_threads() > 1:
+        raise RuntimeError(
+            "torch may have started threads here, and a forked child would wait for them for ever: fork a process that `preload` made"
+        )
     count = mmap.mmap(-1, 8)
     began = time.monotonic()
     child = os.fork()
@@ -89,7 +98,14 @@ def run_child(
     if after is not None:
         time.sleep(max(0.0, began + after - time.monotonic()))
         os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
+    pid, status = os.waitpid(child, os.WNOHANG)
+    while not pid:
+        if time.monotonic() - began > LIMIT:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            raise RuntimeError(f"a child had not ended after {LIMIT:g} s; what it printed is in {log}")
+        time.sleep(0.001)
+        pid, status = os.waitpid(child, os.WNOHANG)
     return Outcome(os.waitstatus_to_exitcode(status), time.monotonic() - began, struct.unpack("q", count[:8])[0])
 
 

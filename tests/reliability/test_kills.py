@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from edgeproof.data.arrays import read_npz, write_npz
 from edgeproof.runs import Run, write_json
+from tests.reliability import children
 from tests.reliability.children import KILLED, run_child
 from tests.reliability.kills import differences, snapshot
 from tests.reliability.stages import killed_stages
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
 def small_stage(out: Path) -> int:
@@ -38,7 +43,8 @@ def small_stage(out: Path) -> int:
     return 0
 
 
-def test_a_run_killed_before_any_of_its_changes_is_continued_to_the_same_files(tmp_path: Path) -> None:
+def kill_before_each_change(tmp_path: Path) -> None:
+    """Kill the small stage before each of its changes in turn, and compare what the next run makes of it."""
     out, log = tmp_path / "run", tmp_path / "log"
     whole = run_child(lambda: small_stage(out), watched=out, log=log)
     assert whole.status == 0, log.read_text(encoding="utf-8")
@@ -49,6 +55,37 @@ def test_a_run_killed_before_any_of_its_changes_is_continued_to_the_same_files(t
         assert run_child(lambda: small_stage(out), watched=out, log=log, moment=moment).status == KILLED
         assert run_child(lambda: small_stage(out), watched=out, log=log).status == 0, log.read_text(encoding="utf-8")
         assert differences(expected, snapshot(out)) == [], f"killed before change {moment}"
+
+
+def wait_for_ever(tmp_path: Path) -> str:
+    """Give a child that only waits half a second, and return what is said of it."""
+    children.LIMIT = 0.5
+    with pytest.raises(RuntimeError) as refused:
+        run_child(signal.pause, watched=tmp_path, log=tmp_path / "log")  # type: ignore[arg-type]
+    return str(refused.value)
+
+
+@pytest.fixture(scope="module")
+def fresh_process() -> Iterator[ProcessPoolExecutor]:
+    """What forks: this process may have torch's threads."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield pool
+
+
+def test_a_run_killed_before_any_of_its_changes_is_continued_to_the_same_files(
+    fresh_process: ProcessPoolExecutor, tmp_path: Path
+) -> None:
+    fresh_process.submit(kill_before_each_change, tmp_path).result()
+
+
+def test_a_child_that_does_not_end_is_killed_and_reported(fresh_process: ProcessPoolExecutor, tmp_path: Path) -> None:
+    assert "a child had not ended after 0.5 s" in fresh_process.submit(wait_for_ever, tmp_path).result()
+
+
+def test_a_process_with_threads_of_torch_does_not_fork(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(get_num_threads=lambda: 2))
+    with pytest.raises(RuntimeError, match="torch may have started threads"):
+        run_child(lambda: 0, watched=tmp_path, log=tmp_path / "log")
 
 
 def test_a_difference_is_noticed(tmp_path: Path) -> None:
