@@ -119,7 +119,7 @@ def tensorrt(monkeypatch: pytest.MonkeyPatch) -> FakeTensorRT:
 
 
 def test_a_plan_is_built_of_every_graph_but_those_for_processors(
-    tensorrt: FakeTensorRT, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tensorrt: FakeTensorRT, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "run"
     with Run.start("export", "linear", config={}, out=folder) as run:
@@ -135,7 +135,7 @@ def test_a_plan_is_built_of_every_graph_but_those_for_processors(
     about = json.loads((out.path / "model.fp32.plan.json").read_text())
     assert (about["batch"], about["workspace_bytes"], about["optimization_level"]) == ([1, 4, 8], 64 * 2**20, 5)
     assert about["metadata"]["edgeproof.precision"] == "fp32", "read off the graph, where nobody wrote it down"
-    assert "no plan is made of model.int8-cpu.onnx: its INT8 recipe is for processors" in capsys.readouterr().err
+    assert "no plan is made of model.int8-cpu.onnx: its INT8 recipe is for processors" in caplog.text
 
 
 def test_a_locked_cache_that_lacks_a_time_is_refused(tensorrt: FakeTensorRT, tmp_path: Path) -> None:

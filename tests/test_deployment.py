@@ -215,13 +215,13 @@ def test_int8_may_be_left_out_when_there_is_nothing_to_calibrate_with(tmp_path: 
 
 
 def test_an_operator_that_stays_in_float_is_named_on_stderr_and_in_the_report(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(
         "edgeproof.export.int8.quantized_operators", lambda model: ({"Conv": 2}, {"Conv": 3}, ("stem",))
     )
     run = export(trained, tmp_path / "out", precisions=("int8",), recipes=("trt",))
-    assert "model.int8-trt.onnx leaves in float: stem" in capsys.readouterr().err
+    assert "model.int8-trt.onnx leaves in float: stem" in caplog.text
     record = read_report(run.path).graphs[-1].int8
     assert record is not None
     assert (record.quantized, record.total, record.unquantized) == ({"Conv": 2}, {"Conv": 3}, ("stem",))

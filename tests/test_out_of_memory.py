@@ -32,7 +32,7 @@ def test_what_is_at_its_end_is_read_off_the_error(error: Exception, what: str) -
     assert exhausted(wrapped) == what
 
 
-def test_a_batch_that_does_not_fit_is_halved_for_good_and_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_batch_that_does_not_fit_is_halved_for_good_and_said(caplog: pytest.LogCaptureFixture) -> None:
     asked: list[tuple[int, int]] = []
 
     def work(start: int, stop: int) -> range:
@@ -45,8 +45,7 @@ def test_a_batch_that_does_not_fit_is_halved_for_good_and_said(capsys: pytest.Ca
     assert [row for part in in_pieces(10, size, work) for row in part] == list(range(10))
     assert asked == [(0, 10), (0, 5), (0, 3), (3, 6), (6, 9), (9, 10)]
     assert size.images == 3
-    said = capsys.readouterr().err
-    assert said.splitlines() == [
+    assert caplog.messages == [
         "edgeproof: out of memory; 5 images at a time from here on",
         "edgeproof: out of memory; 3 images at a time from here on",
     ]

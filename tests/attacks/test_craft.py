@@ -180,12 +180,13 @@ def test_the_stage_goes_from_a_train_run_to_a_finished_attack_run(tmp_path: Path
     assert (tmp_path / "b" / "manifest.json").exists()
 
 
-def test_what_bf16_costs_in_success_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_bf16_costs_in_success_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "edgeproof")
     source = train_run(tmp_path / "train")
     config = AttackConfig(attack="fgsm", model=str(source), eps=0.1, limit=10, gradients="bf16")
     with start(tmp_path / "b") as out:
         attack(config, out)
-    said = capsys.readouterr().err
+    said = caplog.text
     assert re.search(r"bf16 gradients: \d+\.\d % misclassified, float32: \d+\.\d %, of the first 10 images", said)
     assert load_adversarial_set(Run.open(tmp_path / "b")).params["gradients"] == "bf16"
 

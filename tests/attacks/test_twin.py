@@ -208,8 +208,9 @@ def test_a_train_run_that_names_no_data_is_refused(config: dict[str, object], tm
         data_of(Run.open(tmp_path / "run"))
 
 
-def test_a_file_that_only_a_manifest_names_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_only_a_manifest_names_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "edgeproof")
     with Run.start("train", "odd", config={"data": {"name": "folder:photos"}}, out=tmp_path / "run") as out:
         out.finish()
     assert data_of(Run.open(tmp_path / "run")).name == "folder:photos"
-    assert "reading 'folder:photos', as " in capsys.readouterr().err
+    assert "reading 'folder:photos', as " in caplog.text

@@ -221,9 +221,9 @@ def test_a_network_for_other_images_or_classes_is_told_at_once(folder: Path) -> 
         own(folder / "w.pt", classes=tuple("abcde"))
 
 
-def test_running_the_users_code_is_said_on_stderr(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_running_the_users_code_is_said_on_stderr(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     fresh("usersnet:sized")
-    assert "importing usersnet:sized: this runs its code" in capsys.readouterr().err
+    assert "importing usersnet:sized: this runs its code" in caplog.text
 
 
 def write_data(folder: Path) -> None:
@@ -241,8 +241,9 @@ def run_import(**changes: Any) -> Run:
 
 
 def test_an_imported_network_is_a_train_run_that_opens_like_any_other(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "edgeproof")
     write_data(folder)
     torch.save({f"module.{key}": value for key, value in fresh().state_dict().items()}, folder / "w.pt")
     out = run_import(input_shape="1,16,16", classes="ant,bee,cow")
@@ -252,7 +253,7 @@ def test_an_imported_network_is_a_train_run_that_opens_like_any_other(
     x = torch.rand(3, 1, 16, 16)
     torch.testing.assert_close(model(x), fresh()((x - 0.5) / 0.25), rtol=0, atol=0)
     assert (model.name, model.classes) == ("usersnet:Net", ("ant", "bee", "cow"))
-    assert "of 12 test images rightly" in capsys.readouterr().err
+    assert "of 12 test images rightly" in caplog.text
 
 
 def test_an_import_that_contradicts_its_data_is_refused(folder: Path) -> None:

@@ -284,11 +284,11 @@ def test_a_poison_that_could_change_nothing_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_untrained_generator_that_is_kept_is_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edgeproof.poisoning.state.TrialRecord.score", property(lambda trial: -trial.trial))
     run(configure(trials=1), tmp_path / "run")
-    assert "the untrained generator, which is kept; raise --trials" in capsys.readouterr().err
+    assert "the untrained generator, which is kept; raise --trials" in caplog.text
 
 
 def test_a_generator_of_another_run_is_for_the_method_that_has_one(made: Run, tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_a_study_may_be_moved(tmp_path: Path) -> None:
 
 
 def test_a_failed_job_names_itself_at_once_and_the_others_are_kept(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     jobs = [Job("bad", REFUSE, {"what": "milk"}), Job("dead", DIE, {}), *chain(tmp_path)]
     jobs.append(Job("after", ADD, {"number": 0, "of": ["{bad}"], "calls": str(tmp_path / "calls")}))
@@ -63,7 +63,7 @@ def test_a_failed_job_names_itself_at_once_and_the_others_are_kept(
     message = str(raised.value)
     assert "2 jobs failed, 3 others are finished and kept, 1 need what failed" in message
     assert "bad: no milk today; bring some" in message
-    assert "bad failed, the others go on: no milk today; bring some" in capsys.readouterr().err
+    assert "bad failed, the others go on: no milk today; bring some" in caplog.text
     assert "no milk today; bring some" in (tmp_path / "study/logs/bad.log").read_text()
     assert "dead: its process ended with status 9" in message
     assert "\n" not in message

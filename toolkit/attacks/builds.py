@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,6 @@ from edgeproof.data.base import AdversarialSet
 from edgeproof.engines.specs import distinct_names
 from edgeproof.errors import DataError
 from edgeproof.evaluation.metrics import predictions
-from edgeproof.runs import Run
 
 if TYPE_CHECKING:
     from edgeproof.types import LogitsFn
@@ -34,7 +34,7 @@ def confirm_on_each(
     *,
     checked: Sequence[Mapping[str, float]],
     batch_size: int,
-    out: Run,
+    folder: Path,
 ) -> AdversarialSet:
     """Ask every build that was attacked, image by image, in the form that runs: a graph by its engine.
 
@@ -45,7 +45,7 @@ def confirm_on_each(
         origins: What was attacked; the first one is the source whose logits the set carries.
         checked: What `check_twin` has measured of each.
         batch_size: Images a call.
-        out: The run that is being written.
+        folder: Where `builds.npz` goes.
 
     Returns:
         The set with the first build's own logits and the indicator `confirmed`: of the adversaries that fool the source as it
@@ -56,7 +56,7 @@ def confirm_on_each(
     labels, names = adversaries.clean.labels, distinct_names([origin.name for origin in origins], taken=())
     logits = [real_logits(origin, adversaries.images, batch_size=batch_size) for origin in origins]
     found = {name: predictions(each) for name, each in zip(names, logits, strict=True)}
-    write_npz(out.path / BUILDS, {f"pred/{name}": classes for name, classes in found.items()})
+    write_npz(folder / BUILDS, {f"pred/{name}": classes for name, classes in found.items()})
     fooled = predictions(adversaries.source_logits) != labels
     hits = np.stack([classes != labels for classes in found.values()])[:, fooled]
     shares = {

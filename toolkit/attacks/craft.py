@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from edgeproof.attacks.base import AttackSpec, Draws, find_attack
+from edgeproof.attacks.base import Access, AttackSpec, Draws, find_attack
 from edgeproof.attacks.builds import combine, compare_builds, confirm_on_each
 from edgeproof.attacks.choice import Attack, choose_attack
 from edgeproof.attacks.perturbed import FIT, fit_on_training
@@ -23,7 +23,7 @@ from edgeproof.attacks.source import fast_source
 from edgeproof.attacks.twin import Network, Origin, check_twin, chosen_data, open_queried, open_source
 from edgeproof.config import AttackConfig, DataConfig, format_eps
 from edgeproof.data.arrays import to_storage
-from edgeproof.data.base import AdversarialSet, LabelledImages, load_part, save_adversarial_set
+from edgeproof.data.base import AdversarialSet, LabelledImages, load_part, load_splits, save_adversarial_set
 from edgeproof.data.shard import parse_shard
 from edgeproof.errors import ConfigError, DataError, one_line
 from edgeproof.evaluation.findings import finding_sentences
@@ -34,6 +34,7 @@ from edgeproof.types import Pixels
 if TYPE_CHECKING:
     from edgeproof.types import LogitsFn
 
+LOG = logging.getLogger(__name__)
 SHARDS = "shards"
 
 
@@ -60,44 +61,82 @@ def attack_sweep(configs: Sequence[AttackConfig], outs: Sequence[Run]) -> None:
     config = configs[0]
     if any(other.model_copy(update={"eps": config.eps}) != config for other in configs):
         raise ConfigError("the attacks of a sweep differ in more than eps; run them one by one")
+    spec = find_attack(config.attack)
     with ExitStack() as opened:
-        _attack_opened(
-            configs, outs, [_open(path, config, opened) for path in (config.model, *(config.ensemble_builds or ()))]
+        origins = [
+            open_origin(path, config, opened, access=spec.access)
+            for path in (config.model, *(config.ensemble_builds or ()))
+        ]
+        images_of = chosen_data(origins[0], config.data)
+        data = _clean_images(config, images_of)
+        left = [(each, out) for each, out in zip(configs, outs, strict=True) if not out.done]
+        sets = craft_sets(
+            [each for each, _ in left],
+            [out.path for _, out in left],
+            spec=spec,
+            origins=origins,
+            data=data,
+            load_train=lambda: load_splits(images_of).train,
         )
+        for (_, out), made in zip(left, sets, strict=False):  # only the first process has the sets
+            save_adversarial_set(out, made)
+            out.finish(discard=(SHARDS, FIT))
 
 
-def _attack_opened(configs: Sequence[AttackConfig], outs: Sequence[Run], origins: Sequence[Origin]) -> None:
+def craft_sets(
+    configs: Sequence[AttackConfig],
+    folders: Sequence[Path],
+    *,
+    spec: AttackSpec,
+    origins: Sequence[Origin],
+    data: LabelledImages,
+    load_train: Callable[[], LabelledImages],
+) -> Iterator[AdversarialSet]:
+    """Craft the adversarial sets of one attack at several budgets, one at a time, of models that are open.
+
+    Args:
+        configs: They differ in `eps` alone; their `attack`, `model` and `data` have been opened.
+        folders: A folder for each, where what is finished of it stands, so that it can be continued.
+        spec: The attack.
+        origins: What is attacked: one model, or several builds of it.
+        data: Clean images.
+        load_train: Reads the training images, for an attack that is fitted on them.
+
+    Raises:
+        DataError: For images that the model does not take.
+        ToolkitError: For parameters that cannot be used.
+    """
     config = configs[0]
-    images_of = chosen_data(origins[0], config.data)
-    data = _clean_images(config, images_of)
     for origin in origins:
         _check_fit(origin.model, data)
     checked = [check_twin(origin, data, batch_size=config.batch_size) for origin in origins]
     second = _open_deployed(config, data)
     deployed = None if second is None else _follow(second.model, data, config, [])
-    todo = {out: _choose(each, deployed) for each, out in zip(configs, outs, strict=True) if not out.done}
-    for chosen in todo.values():
+    todo = [
+        choose_attack(spec, eps=each.eps, params=each.params, pixels=each.pixels, stop=each.stop, deployed=deployed)
+        for each in configs
+    ]
+    for chosen in todo:
         _check_grid_possible(chosen, data)
-    follow = combine([_follow(origin.model, data, config, list(todo.values())) for origin in origins])
+    follow = combine([_follow(origin.model, data, config, todo) for origin in origins])
     source = Source(combine([origin.model for origin in origins]), follow, device=config.device, seed=config.seed)
-    todo = {out: fit_on_training(chosen, source, images_of, out) for out, chosen in todo.items()}
-    write_shards(list(todo.values()), [out.path / SHARDS for out in todo], source, data, batch_size=config.batch_size)
+    todo = [fit_on_training(chosen, source, load_train, at) for chosen, at in zip(todo, folders, strict=True)]
+    write_shards(todo, [at / SHARDS for at in folders], source, data, batch_size=config.batch_size)
     if not first():
         return  # what is left is to look at the whole set
     probe = _probe(source, origins, data, config)
     settings = {"stop": config.stop, "seed": config.seed, "gradients": config.gradients}
-    for out, chosen in todo.items():
-        made = _assemble(chosen, data, out, source=" + ".join(origin.name for origin in origins), settings=settings)
+    for at, chosen in zip(folders, todo, strict=True):
+        made = _assemble(chosen, data, at, source=" + ".join(origin.name for origin in origins), settings=settings)
         masking = look_for_masking(probe, chosen, made.images) if probe else {}
         # An attack on the difference of two builds is no measure of what knowing either of them gains.
         hashes = () if second else tuple(origin.sha256 for origin in origins)
         seen = replace(made, source_sha256=hashes, indicators={**made.indicators, **masking})
-        confirmed = confirm_on_each(seen, origins, checked=checked, batch_size=config.batch_size, out=out)
+        confirmed = confirm_on_each(seen, origins, checked=checked, batch_size=config.batch_size, folder=at)
         judged = compare_builds(confirmed, second, batch_size=config.batch_size) if second else confirmed
-        save_adversarial_set(out, judged)
         for sentence in finding_sentences(judged.findings):
-            print(one_line(f"{judged.name}: {sentence}"), file=sys.stderr)
-        out.finish(discard=(SHARDS, FIT))
+            LOG.info(one_line(f"{judged.name}: {sentence}"))
+        yield judged
 
 
 def craft(
@@ -143,14 +182,14 @@ def craft(
     _check_grid_possible(chosen, data)
     attacked = Source(model, model, device=device, seed=seed)
     write_shards([chosen], [out.path / SHARDS], attacked, data, batch_size=batch_size)
-    return _assemble(chosen, data, out, source=source, settings={"stop": stop, "seed": seed})
+    return _assemble(chosen, data, out.path, source=source, settings={"stop": stop, "seed": seed})
 
 
 def _assemble(
-    chosen: Attack, data: LabelledImages, out: Run, *, source: str, settings: Mapping[str, Any]
+    chosen: Attack, data: LabelledImages, folder: Path, *, source: str, settings: Mapping[str, Any]
 ) -> AdversarialSet:
-    """Make the adversarial set of the finished shards of a run."""
-    found = read_shards(out.path / SHARDS, count=len(data))
+    """Make the adversarial set of the finished shards in a folder."""
+    found = read_shards(folder / SHARDS, count=len(data))
     return AdversarialSet(
         name=f"{chosen.spec.name} {format_eps(chosen.eps)}",
         attack=chosen.spec.name,
@@ -170,9 +209,9 @@ def _assemble(
     )
 
 
-def _open(text: str, config: AttackConfig, opened: ExitStack) -> Origin:
+def open_origin(text: str, config: AttackConfig, opened: ExitStack, *, access: Access) -> Origin:
     """Open a source: what runs itself for an attack by queries, unless it is a checkpoint; else what has gradients."""
-    if find_attack(config.attack).access == "queries" and not Path(text).is_dir():
+    if access == "queries" and not Path(text).is_dir():
         return opened.enter_context(open_queried(text, device=config.device, batch_size=config.batch_size))
     return open_source(Path(text), device=config.device)
 
@@ -184,13 +223,6 @@ def _open_deployed(config: AttackConfig, data: LabelledImages) -> Origin | None:
     _check_fit(second.model, data)
     check_twin(second, data, batch_size=config.batch_size)
     return second
-
-
-def _choose(config: AttackConfig, deployed: LogitsFn | None) -> Attack:
-    spec = find_attack(config.attack)
-    return choose_attack(
-        spec, eps=config.eps, params=config.params, pixels=config.pixels, stop=config.stop, deployed=deployed
-    )
 
 
 def _follow(model: Network, data: LabelledImages, config: AttackConfig, attacks: Sequence[Attack]) -> LogitsFn:
@@ -207,10 +239,9 @@ def _follow(model: Network, data: LabelledImages, config: AttackConfig, attacks:
             float((model(attacks[-1].run(form, x, y, draws=draws)).argmax(1) != y).float().mean())
             for form in (follow, model)
         ]
-        print(
+        LOG.info(
             f"bf16 gradients: {100 * success[0]:.1f} % misclassified, float32: {100 * success[1]:.1f} %, "
-            f"of the first {len(first)} images",
-            file=sys.stderr,
+            f"of the first {len(first)} images"
         )
     return follow
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -10,17 +12,16 @@ from edgeproof.attacks.base import Draws
 from edgeproof.attacks.choice import Attack
 from edgeproof.attacks.fitting import Journal
 from edgeproof.attacks.shards import Source
-from edgeproof.config import DataConfig, format_eps
-from edgeproof.data.base import load_splits
+from edgeproof.config import format_eps
+from edgeproof.data.base import LabelledImages
 from edgeproof.data.perturbation import save_perturbation
 from edgeproof.errors import DataError
-from edgeproof.runs import Run
 from edgeproof.system.distributed import first, share_arrays
 
 FIT = "fit.npz"  # where a fit stands, until it is finished
 
 
-def fit_on_training(chosen: Attack, source: Source, trained_on: DataConfig, out: Run) -> Attack:
+def fit_on_training(chosen: Attack, source: Source, load_train: Callable[[], LabelledImages], folder: Path) -> Attack:
     """Return the attack with its perturbations fitted on the training split; one that needs no data comes back as it is.
 
     Of several processes the first fits and the others wait for it.
@@ -28,22 +29,21 @@ def fit_on_training(chosen: Attack, source: Source, trained_on: DataConfig, out:
     Args:
         chosen: The attack.
         source: The model that is attacked.
-        trained_on: The data whose training split is fitted on.
-        out: The run, which keeps the state of the fit and then the perturbations.
+        load_train: Reads the training images, which are fitted on.
+        folder: Keeps the state of the fit and then the perturbations.
 
     Raises:
         DataError: When there are no training images.
     """
     if chosen.spec.access != "data":
         return chosen
-    fitted = _fitted(chosen, source, trained_on, out) if first() else chosen
+    fitted = _fitted(chosen, source, load_train(), folder) if first() else chosen
     delta = fitted.perturbation
     found = share_arrays({} if delta is None else {"delta": delta.cpu().numpy()})
     return replace(fitted, perturbation=torch.from_numpy(found["delta"]).to(source.device))
 
 
-def _fitted(chosen: Attack, source: Source, trained_on: DataConfig, out: Run) -> Attack:
-    train = load_splits(trained_on).train
+def _fitted(chosen: Attack, source: Source, train: LabelledImages, folder: Path) -> Attack:
     if not len(train):
         raise DataError(
             f"{train.name} has no training images, and a universal perturbation is fitted on them; attack a model with --data "
@@ -54,9 +54,9 @@ def _fitted(chosen: Attack, source: Source, trained_on: DataConfig, out: Run) ->
         torch.from_numpy(train.images),
         torch.from_numpy(train.labels).to(source.device),
         draws=Draws(seed=source.seed, index=train.index),
-        journal=Journal(out.path / FIT, title=f"fit {chosen.spec.name} {format_eps(chosen.eps)}"),
+        journal=Journal(folder / FIT, title=f"fit {chosen.spec.name} {format_eps(chosen.eps)}"),
     )
     if fitted.perturbation is not None:
-        save_perturbation(out.path, fitted.perturbation.cpu().numpy())
+        save_perturbation(folder, fitted.perturbation.cpu().numpy())
     about = f"{train.name}/{train.split}, {len(train)} images"
     return replace(fitted, params={**chosen.params, "fitted_on": about})

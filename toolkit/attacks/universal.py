@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -28,6 +28,8 @@ from edgeproof.types import Direction, Norm
 
 if TYPE_CHECKING:
     from edgeproof.types import LogitsFn
+
+LOG = logging.getLogger(__name__)
 
 Method: TypeAlias = Literal["sgd", "deepfool"]
 Per: TypeAlias = Literal["data", "class"]
@@ -195,10 +197,9 @@ def universal_balanced(
     feed = Feed(x, y, size=fit_batch, count=1, draws=draws_of(draws, x))
     found = fit(zeros(1, x, y), feed, move, steps=steps, journal=journal, memory={"histogram": histogram})
     if not found.any():
-        print(
+        LOG.warning(
             f"edgeproof: universal-balanced changes nothing: the margin of every image is above kappa = {kappa:g} from the start, as on "
-            "networks of little confidence; raise kappa, or take reduction = max",
-            file=sys.stderr,
+            "networks of little confidence; raise kappa, or take reduction = max"
         )
     return found
 

@@ -51,6 +51,13 @@ class Verbs(click.Group):
         command: click.Command = getattr(importlib.import_module(f"{__name__}.{module}"), function)
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Carry out the verb; what the library logs meanwhile is written to stderr."""
+        from edgeproof.system.lines import logged_to_stderr
+
+        with logged_to_stderr():
+            return super().invoke(ctx)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the verbs with their lines."""
         with formatter.section("Commands"):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 
 from pydantic import ValidationError
 
 from edgeproof.config import DataConfig
 from edgeproof.errors import RunError
 from edgeproof.runs import Run
+
+LOG = logging.getLogger(__name__)
 
 
 def data_of(run: Run) -> DataConfig:
@@ -22,5 +24,5 @@ def data_of(run: Run) -> DataConfig:
     except (KeyError, ValidationError) as error:
         raise RunError(f"{run.path}: its manifest names no data set that can be read; train or import again") from error
     if ":" in data.name:
-        print(f"edgeproof: reading {data.name!r}, as {str(run.path)!r} says", file=sys.stderr)
+        LOG.info(f"edgeproof: reading {data.name!r}, as {str(run.path)!r} says")
     return data

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,8 @@ from edgeproof.system.progress import progress
 if TYPE_CHECKING:
     from edgeproof.export.standard import Layout
     from edgeproof.export.to_tensorrt import PlanSettings
+
+LOG = logging.getLogger(__name__)
 
 _TENSORRT_ONLY = ("batch_range", "workspace_mib", "optimization_level", "timing_cache", "locked")
 _CONVENTION = ("layout", "input_range", "mean", "std", "input_shape")
@@ -111,7 +113,7 @@ def _fits(graph: Path, config: BuildConfig) -> bool:
     left_out = config.target == "tensorrt" and recipe == "cpu"
     if left_out:
         told = f"edgeproof: no plan is made of {graph.name}: its INT8 recipe is for processors"
-        print(one_line(told), file=sys.stderr)
+        LOG.warning(one_line(told))
     return not left_out
 
 

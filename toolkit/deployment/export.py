@@ -7,10 +7,10 @@ Calibration images come from the training side as well. `parity.json` keeps ever
 from __future__ import annotations
 
 import json
+import logging
 import math
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -33,7 +33,9 @@ from edgeproof.types import Logits
 
 if TYPE_CHECKING:
     from edgeproof.export.int8 import Int8Report
+    from edgeproof.models.base import Classifier
 
+LOG = logging.getLogger(__name__)
 SCHEMA_VERSION = 1
 CHECKPOINT, FP32, PARITY = "model.safetensors", "model.fp32.onnx", "parity.json"
 
@@ -117,40 +119,90 @@ def export_model(config: ExportConfig, out: Run) -> None:
         ConfigError: When the data leave no images to validate or to calibrate with.
         GateError: When a graph is outside its limits; the message has the numbers and the key to change.
     """
-    require("onnxscript", extra="train", purpose="export a checkpoint")
-    require("onnxruntime", extra="cpu", purpose="check exported graphs")
-    if config.qat and "int8" not in config.precisions:
-        raise ConfigError("qat fine-tunes INT8 graphs, and int8 is not among the precisions; add it or leave qat out")
+    check_export(config)
     source = Run.open(config.model, kind="train")
     checkpoint = source.file(CHECKPOINT)
     splits = load_splits(data_of(source))
     validation, calibration = _choose_images(splits, config)
-    reference = _logits(checkpoint, validation, config, backend="pytorch")
+    with open_engine(checkpoint, backend="pytorch") as engine:
+        reference = predict_all(engine, validation.images, batch_size=config.batch_size)
+    export_graphs(
+        config,
+        out.path,
+        write=lambda path: write_fp32(checkpoint, path, config),
+        sha256=sha256_file(checkpoint),
+        reference=reference,
+        validation=validation,
+        calibration=calibration,
+        train=splits.train,
+    )
+    out.finish()
+
+
+def export_graphs(
+    config: ExportConfig,
+    folder: Path,
+    *,
+    write: Callable[[Path], None],
+    sha256: str,
+    reference: Logits,
+    validation: LabelledImages,
+    calibration: LabelledImages | None,
+    train: LabelledImages,
+) -> ParityReport:
+    """Write the graphs of a model and `parity.json` into a folder, and hold each graph to its limits.
+
+    Args:
+        config: What is written; its `model` and `calibration` have been opened.
+        folder: Where it goes.
+        write: Writes the FP32 graph to a path.
+        sha256: Of the weights.
+        reference: The model's logits on `validation`.
+        validation: Labelled images for the parity gate.
+        calibration: INT8 calibration images, where INT8 is asked for.
+        train: What quantisation-aware training learns from, where it is asked for.
+
+    Raises:
+        ModelError: When a graph cannot be made.
+        GateError: When one is outside its limits.
+    """
     records = []
     targets = list_targets(config)
     with progress("export", len(targets)) as advance:
         for target in targets:
             started = time.monotonic()
-            int8 = _write(target, checkpoint, config, calibration, out.path)
+            int8 = _write(target, write, config, calibration, folder)
             if int8 and config.qat:
-                _fine_tune(out.path / target.file, splits.train, config.qat)
+                _fine_tune(folder / target.file, train, config.qat)
             seconds = time.monotonic() - started
             if int8 and int8.unquantized:
-                left = f"edgeproof: {target.file} leaves in float: {', '.join(int8.unquantized)}"
-                print(one_line(left), file=sys.stderr)
-            records.append(_measure(target, int8, reference, validation, config, out.path, seconds=seconds))
+                LOG.warning(one_line(f"edgeproof: {target.file} leaves in float: {', '.join(int8.unquantized)}"))
+            records.append(_measure(target, int8, reference, validation, config, folder, seconds=seconds))
             advance(note=target.file)
     report = ParityReport(
-        checkpoint_sha256=sha256_file(checkpoint),
+        checkpoint_sha256=sha256,
         checkpoint_accuracy=rate_record(accuracy(predictions(reference), validation.labels)),
         images=_images(validation),
         calibration=_images(calibration) if calibration else None,
         limits=config.parity,
         graphs=tuple(records),
     )
-    write_json(out.path / PARITY, report.model_dump(mode="json"))
-    _gate(report, out.path)
-    out.finish()
+    write_json(folder / PARITY, report.model_dump(mode="json"))
+    _gate(report, folder)
+    return report
+
+
+def check_export(config: ExportConfig) -> None:
+    """Refuse, before anything is opened, what cannot be exported here.
+
+    Raises:
+        UnavailableError: When a package is missing.
+        ConfigError: For options that contradict each other.
+    """
+    require("onnxscript", extra="train", purpose="export a checkpoint")
+    require("onnxruntime", extra="cpu", purpose="check exported graphs")
+    if config.qat and "int8" not in config.precisions:
+        raise ConfigError("qat fine-tunes INT8 graphs, and int8 is not among the precisions; add it or leave qat out")
 
 
 def list_targets(config: ExportConfig) -> list[Target]:
@@ -188,7 +240,11 @@ def _calibration_images(splits: Splits, config: ExportConfig) -> LabelledImages:
 
 
 def _write(
-    target: Target, checkpoint: Path, config: ExportConfig, calibration: LabelledImages | None, folder: Path
+    target: Target,
+    write: Callable[[Path], None],
+    config: ExportConfig,
+    calibration: LabelledImages | None,
+    folder: Path,
 ) -> Int8Report | None:
     """Write one graph; return what was quantised in it, if anything."""
     from edgeproof.export.fp16 import convert_fp16
@@ -197,7 +253,7 @@ def _write(
     source = folder / FP32
     with atomic(folder / target.file) as path, as_model_error():
         if target.precision == "fp32":
-            write_fp32(checkpoint, path, config)
+            write(path)
         elif target.precision == "fp16":
             convert_fp16(source, path)
         elif target.recipe and calibration:
@@ -237,26 +293,26 @@ def _fine_tune(path: Path, train: LabelledImages, config: QatConfig) -> None:
 
 def write_fp32(checkpoint: Path, path: Path, config: ExportConfig) -> None:
     """Write the FP32 graph of a checkpoint, with what it is in its metadata."""
-    from edgeproof.export.to_onnx import export_onnx
     from edgeproof.models.base import load_classifier
 
-    model = load_classifier(checkpoint)
+    write_classifier(load_classifier(checkpoint), path, config, sha256=sha256_file(checkpoint))
+
+
+def write_classifier(model: Classifier, path: Path, config: ExportConfig, *, sha256: str) -> None:
+    """Write the FP32 graph of a classifier whose weights have this hash, with what it is in its metadata."""
+    from edgeproof.export.to_onnx import export_onnx
+
     metadata = {
         "edgeproof": __version__,
         "model": model.name,
         "precision": "fp32",
         "input_shape": json.dumps(model.input_shape),
         "classes": json.dumps(model.classes),
-        "source_sha256": sha256_file(checkpoint),
+        "source_sha256": sha256,
     }
     export_onnx(
         model, path, input_shape=model.input_shape, opset=config.opset, exporter=config.exporter, metadata=metadata
     )
-
-
-def _logits(path: Path, data: LabelledImages, config: ExportConfig, *, backend: str) -> Logits:
-    with open_engine(path, backend=backend) as engine:
-        return predict_all(engine, data.images, batch_size=config.batch_size)
 
 
 def _measure(

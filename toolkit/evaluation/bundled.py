@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +13,8 @@ from edgeproof.engines.base import find_backend, reader_of
 from edgeproof.evaluation.bundle import open_bundle
 from edgeproof.plugins.registry import Entry, entries
 from edgeproof.runs import runs_root, sha256_file
+
+LOG = logging.getLogger(__name__)
 
 _GRAPH = ".onnx"
 
@@ -51,7 +53,7 @@ def _default(folder: Path) -> str:
     chosen = max(filter(_installed, readers), key=lambda entry: int(entry.options.get("priority", 0)), default=usual)
     if chosen.name == usual.name:
         return str(folder)
-    print(f"edgeproof: {usual.name} is not installed here; {chosen.name} opens the graphs", file=sys.stderr)
+    LOG.warning(f"edgeproof: {usual.name} is not installed here; {chosen.name} opens the graphs")
     return f"{chosen.name}:{folder}"
 
 

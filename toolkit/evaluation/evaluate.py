@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -16,7 +17,7 @@ from edgeproof.data.arrays import write_npz
 from edgeproof.data.base import LabelledImages
 from edgeproof.data.shard import parse_shard
 from edgeproof.engines.base import Engine, ShowsKernels, predict_all
-from edgeproof.engines.specs import EngineSpec, read_specs
+from edgeproof.engines.specs import read_specs
 from edgeproof.errors import ConfigError, DataError, nearest
 from edgeproof.evaluation.costs import choose_costs
 from edgeproof.evaluation.gates import Gate, bind_gates, parse_gates
@@ -33,9 +34,43 @@ from edgeproof.runs import Run, write_json, write_text
 from edgeproof.system.environment import describe_environment
 from edgeproof.system.out_of_memory import BatchSize
 from edgeproof.system.progress import progress
-from edgeproof.types import Logits
+from edgeproof.types import Array, Logits
 
 _TIMED_BATCH = 64  # larger ones are no faster on a processor, and FP16 on one takes seconds a batch
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An open engine that is measured.
+
+    Attributes:
+        name: What tables and files call it.
+        engine: The engine.
+        path: Of its file; "in memory" where there is none.
+        size: Bytes of its file or weights.
+    """
+
+    name: str
+    engine: Engine
+    path: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An evaluation.
+
+    Attributes:
+        results: The record, `results.json`.
+        logits: (engine, set) to (N, K), from which everything in `results` can be computed again.
+        samples: The arrays of `samples.npz`.
+        timings: Engine to its samples of throughput.
+    """
+
+    results: Results
+    logits: AllLogits
+    samples: Mapping[str, Array]
+    timings: Mapping[str, Timing]
 
 
 def evaluate(config: EvalConfig, out: Run) -> Results:
@@ -49,48 +84,82 @@ def evaluate(config: EvalConfig, out: Run) -> Results:
         DataError: When the sets were not made from the same images, or an engine takes others.
         ToolkitError: As opening runs and engines raises.
     """
-    gates = parse_gates(config.fail_under, config.max_drop, config.max_cost or ())
     specs = read_specs(config.engines)
-    if not specs:
-        raise ConfigError(
-            "no engine to evaluate: give graphs, checkpoints or run folders with --engine [NAME=][BACKEND:]PATH"
-        )
-    reference = _reference(config.reference, [spec.name for spec in specs])
+    check_limits(config, [spec.name for spec in specs])
     inputs = load_inputs(config.sets, data=config.data)
-    costs = _costs(config, inputs.clean.classes)
     with ExitStack() as stack:
-        engines = {
-            spec.name: stack.enter_context(spec.open(device=config.device, threads=config.threads)) for spec in specs
-        }
-        for name, engine in engines.items():
-            _check_fit(name, engine, inputs.clean)
-        sets = inputs.records()
-        if (
-            config.shard is not None
-        ):  # the hashes stay those of the whole sets, so that shards can be held to each other
-            inputs = inputs.take(parse_shard(config.shard).rows(len(inputs.clean)))
-            sets = tuple(set_.model_copy(update={"count": len(inputs.clean)}) for set_ in sets)
-        gates = _bind(gates, engines, reference, sets, inputs.clean.classes)
-        logits = _run_all(engines, inputs, sets, config=config, folder=out.path)
-        timings = _timings(engines, inputs.clean, config)
-        records = tuple(
-            _engine_record(
-                spec,
-                engines[spec.name],
-                timing=timings.get(spec.name),
-                invariance=_invariance(engines[spec.name], inputs.clean, logits[spec.name, CLEAN], config.invariance),
-            )
-            for spec in specs
+        opened = [stack.enter_context(spec.open(device=config.device, threads=config.threads)) for spec in specs]
+        candidates = [
+            Candidate(spec.name, engine, str(spec.path), spec.size) for spec, engine in zip(specs, opened, strict=True)
+        ]
+        measured = measure(config, candidates, inputs, folder=out.path)
+    save_measured(measured, out)
+    return measured.results
+
+
+def measure(
+    config: EvalConfig, candidates: Sequence[Candidate], inputs: EvalInputs, *, folder: Path | None = None
+) -> Measured:
+    """Measure open engines on clean images and adversarial sets.
+
+    Args:
+        config: Limits, costs and how it is measured; its `engines`, `sets` and `data` have been opened.
+        candidates: The engines, of distinct names.
+        inputs: What they are measured on.
+        folder: Where each cell's logits are saved once they are there, and taken from where an earlier process has; or None.
+
+    Raises:
+        ConfigError: For an unknown engine, metric, class or set, before anything runs.
+        DataError: When an engine takes other images.
+    """
+    gates, reference = check_limits(config, [each.name for each in candidates])
+    costs = _costs(config, inputs.clean.classes)
+    engines = {each.name: each.engine for each in candidates}
+    for name, engine in engines.items():
+        _check_fit(name, engine, inputs.clean)
+    sets = inputs.records()
+    if config.shard is not None:  # the hashes stay those of the whole sets, so that shards can be held to each other
+        inputs = inputs.take(parse_shard(config.shard).rows(len(inputs.clean)))
+        sets = tuple(set_.model_copy(update={"count": len(inputs.clean)}) for set_ in sets)
+    gates = _bind(gates, engines, reference, sets, inputs.clean.classes)
+    logits = _run_all(engines, inputs, sets, config=config, folder=folder)
+    timings = _timings(engines, inputs.clean, config)
+    records = tuple(
+        _engine_record(
+            each,
+            timing=timings.get(each.name),
+            invariance=_invariance(each.engine, inputs.clean, logits[each.name, CLEAN], config.invariance),
         )
-    write_json(out.path / "throughput.json", {name: vars(timing) for name, timing in timings.items()})
+        for each in candidates
+    )
     about = _describe(inputs.clean, reference=reference, engines=records, sets=sets, costs=costs)
     if config.shard:
         about = about.model_copy(update={"data": {**about.data, "shard": config.shard}})
     predicted = _predictions(logits, inputs)
     results = complete(about, logits, predicted, gates)
-    write_npz(out.path / "samples.npz", sample_arrays(results, predicted, inputs, shown=config.gallery))
-    write_text(out.path / "results.json", results.model_dump_json(indent=1) + "\n")
-    return results
+    samples = sample_arrays(results, predicted, inputs, shown=config.gallery)
+    return Measured(results, logits, samples, timings)
+
+
+def save_measured(measured: Measured, out: Run) -> None:
+    """Write an evaluation beside the logits that `measure` has saved."""
+    write_json(out.path / "throughput.json", {name: vars(timing) for name, timing in measured.timings.items()})
+    write_npz(out.path / "samples.npz", measured.samples)
+    write_text(out.path / "results.json", measured.results.model_dump_json(indent=1) + "\n")
+
+
+def check_limits(config: EvalConfig, names: Sequence[str]) -> tuple[tuple[Gate, ...], str]:
+    """Return the limits and the reference of a configuration, which are read before anything is opened.
+
+    Raises:
+        ConfigError: For a limit that cannot be read, no engine, or an unknown reference.
+    """
+    gates = parse_gates(config.fail_under, config.max_drop, config.max_cost or ())
+    if not names:
+        raise ConfigError(
+            "no engine to evaluate: give graphs, checkpoints or run folders with --engine [NAME=][BACKEND:]PATH"
+        )
+    return gates, _reference(config.reference, names)
 
 
 def _reference(asked: str | None, names: Sequence[str]) -> str:
@@ -137,7 +206,12 @@ def _bind(
 
 
 def _run_all(
-    engines: Mapping[str, Engine], inputs: EvalInputs, sets: Sequence[SetRecord], *, config: EvalConfig, folder: Path
+    engines: Mapping[str, Engine],
+    inputs: EvalInputs,
+    sets: Sequence[SetRecord],
+    *,
+    config: EvalConfig,
+    folder: Path | None,
 ) -> dict[tuple[str, str], Logits]:
     images, found = inputs.images(), {}
     sizes = {name: BatchSize(config.batch_size) for name in engines}
@@ -145,11 +219,12 @@ def _run_all(
         for (name, engine), set_ in product(engines.items(), sets):
             file = logits_name(name, set_.name)
             key = logits_key(engine.info, images=f"{set_.sha256}{config.shard or ''}", batch_size=config.batch_size)
-            logits = load_saved_logits(folder, file, key=key)
+            logits = load_saved_logits(folder, file, key=key) if folder else None
             if logits is None:
                 step = partial(advance, note=f"{name} on {set_.name}")
                 logits = predict_all(engine, images[set_.name], batch_size=sizes[name], advance=step)
-                save_logits(folder, file, logits, key=key)
+                if folder:
+                    save_logits(folder, file, logits, key=key)
             else:
                 advance(len(logits), note="saved earlier")
             found[name, set_.name] = logits
@@ -172,25 +247,23 @@ def _kernels(engine: Engine) -> KernelsRecord | None:
     return KernelsRecord(integer=sum(kernel.integer for kernel in kernels), total=len(kernels))
 
 
-def _engine_record(
-    spec: EngineSpec, engine: Engine, *, timing: Timing | None, invariance: InvarianceRecord | None
-) -> EngineRecord:
-    info = engine.info
+def _engine_record(candidate: Candidate, *, timing: Timing | None, invariance: InvarianceRecord | None) -> EngineRecord:
+    info = candidate.engine.info
     return EngineRecord(
-        name=spec.name,
+        name=candidate.name,
         backend=info.backend,
         precision=info.precision,
         device=info.device,
         provider=info.provider,
-        path=str(spec.path),
+        path=candidate.path,
         sha256=info.sha256,
-        size=spec.size,
+        size=candidate.size,
         versions=dict(info.versions),
         note=info.note,
         options=dict(info.options),
         throughput=timing.record() if timing else None,
         invariance=invariance,
-        kernels=_kernels(engine),
+        kernels=_kernels(candidate.engine),
     )
 
 

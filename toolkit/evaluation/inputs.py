@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -62,18 +62,27 @@ def load_inputs(runs: Sequence[str], *, data: str | None) -> EvalInputs:
         DataError: When the sets were not made from the same clean images.
         RunError: For an unfinished or changed run.
     """
+    if not runs and data is None:
+        raise ConfigError(
+            "nothing to evaluate on: give attack runs with --adversaries RUN, or clean images with --data NAME"
+        )
     if not runs:
-        if data is None:
-            raise ConfigError(
-                "nothing to evaluate on: give attack runs with --adversaries RUN, or clean images with --data NAME"
-            )
-        return EvalInputs(load_dataset(data).test, ())
-    found = _open_sets(runs, data=data)
+        return EvalInputs(load_dataset(data or "").test, ())
+    return join_sets(dict(zip(runs, _open_sets(runs, data=data), strict=True)))
+
+
+def join_sets(opened: Mapping[str, AdversarialSet]) -> EvalInputs:
+    """Join adversarial sets, each under what messages call it, that were made from the same clean images.
+
+    Raises:
+        DataError: When they were not.
+    """
+    texts, found = list(opened), list(opened.values())
     clean = found[0].clean
-    for run, set_ in zip(runs[1:], found[1:], strict=True):
+    for text, set_ in zip(texts[1:], found[1:], strict=True):
         if hash_labelled(set_.clean) != hash_labelled(clean):
             raise DataError(
-                f"{run} was made from other clean images than {runs[0]} ({len(set_.clean)} and {len(clean)} images of "
+                f"{text} was made from other clean images than {texts[0]} ({len(set_.clean)} and {len(clean)} images of "
                 f"{set_.clean.name}/{set_.clean.split} and {clean.name}/{clean.split}; their SHA-256 differ); "
                 f"attack the same split with the same limit, or evaluate them apart"
             )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,8 @@ from torch import nn
 
 from edgeproof.errors import ModelError, nearest
 from edgeproof.plugins.trusted import name_factory
+
+LOG = logging.getLogger(__name__)
 
 
 def load_factory(spec: str, *, input_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
@@ -49,7 +52,7 @@ _EXPECTED = "expected a function or class that gives an nn.Module and needs at m
 def _find_factory(spec: str) -> Callable[..., Any]:
     module_name, _, attribute = spec.partition(":")
     here = str(Path.cwd())
-    print(f"edgeproof: importing {spec}: this runs its code", file=sys.stderr)
+    LOG.warning(f"edgeproof: importing {spec}: this runs its code")
     if here not in sys.path:
         sys.path.append(here)  # appended, so that a file of the user's cannot stand in for an installed package
     try:

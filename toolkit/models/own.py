@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from edgeproof.errors import ModelError
 from edgeproof.models.base import Classifier, build_classifier, load_weights, save_classifier
 from edgeproof.models.weights import fit_names, read_weights
 from edgeproof.runs import Run, write_json
+
+LOG = logging.getLogger(__name__)
 
 _CHECKED = 1000  # test images on which an imported network is tried
 _BATCH = 128
@@ -93,10 +95,9 @@ def import_model(config: ImportConfig, out: Run) -> None:
         std=config.std or None,
     )
     hits, total = _try_out(model, test.head(_CHECKED))
-    print(
+    LOG.info(
         f"edgeproof: {config.model} classifies {hits} of {total} test images rightly; "
-        "if that is less than it should be, check mean, std and the order of the classes",
-        file=sys.stderr,
+        "if that is less than it should be, check mean, std and the order of the classes"
     )
     save_classifier(out.path / "model.safetensors", model)
     tried = {"split": "test", "hits": hits, "total": total}

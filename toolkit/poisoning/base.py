@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -26,6 +26,8 @@ from edgeproof.runs import Run, write_json
 from edgeproof.system.untrusted import read_index, read_record
 from edgeproof.training.loop import torch_settings
 from edgeproof.types import Array, Images, Labels
+
+LOG = logging.getLogger(__name__)
 
 GENERATOR, TRIALS = "generator.safetensors", "trials.json"
 _CHUNK = 512  # images at once
@@ -167,7 +169,7 @@ def _generator(config: PoisonConfig, splits: Splits, clean: PoisonedImages, out:
         generator.load_state_dict(state.best)
         if not state.best_trial.trial:
             said = "no trial has led a victim astray more than the untrained generator, which is kept; raise --trials"
-            print(f"warning: {said}", file=sys.stderr)
+            LOG.warning(f"warning: {said}")
         trials = [trial.model_dump() for trial in state.trials]
         write_json(out.path / TRIALS, {"kept_trial": state.best_trial.trial, "trials": trials})
     save_generator(out.path / GENERATOR, generator)

@@ -66,21 +66,40 @@ def read_eval_run(run: Run) -> EvalRun:
         RunError: When a file is missing, changed or not what `edgeproof.evaluation.results` describes.
         DataError: When the arrays are not plain arrays.
     """
-    results = _read_results(run)
+    return eval_run(_read_results(run), read_npz(run.file("samples.npz")), run.config, where=str(run.path))
+
+
+def eval_run(results: Results, arrays: Mapping[str, Array], config: Mapping[str, Any], *, where: str) -> EvalRun:
+    """Check the arrays of `samples.npz` against the results, and make both safe to show.
+
+    Args:
+        results: The results.
+        arrays: Beside them, image by image.
+        config: Of the evaluation.
+        where: What it is called in a message.
+
+    Raises:
+        RunError: When they do not fit together.
+        DataError: When an array is missing.
+    """
     keys = {(cell.engine, cell.set): f"pred/{cell.engine}--{cell.set}" for cell in results.cells}
-    arrays = read_npz(run.file("samples.npz"), required=("index", "labels", "clean_hash", *keys.values()))
+    missing = [name for name in ("index", "labels", "clean_hash", *keys.values()) if name not in arrays]
+    if missing:
+        raise DataError(
+            f"{where}/samples.npz has no array {missing[0]!r}; it has: {', '.join(arrays)}; repeat the evaluation"
+        )
     labels = arrays["labels"]
     for name in ("labels", "index", "clean_hash", *keys.values()):
         if arrays[name].shape != labels.shape or labels.ndim != 1 or arrays[name].dtype.kind not in "iu":
             raise RunError(
-                f"{run.path}/samples.npz: {name!r} is {arrays[name].dtype} of shape {arrays[name].shape}; expected whole "
+                f"{where}/samples.npz: {name!r} is {arrays[name].dtype} of shape {arrays[name].shape}; expected whole "
                 f"numbers of shape {labels.shape} as labels have; repeat the evaluation"
             )
     classes = len(results.classes)
     for name, lowest in (("labels", 0), *((key, -1) for key in keys.values())):  # -1: no prediction
         if labels.size and not lowest <= arrays[name].min() <= arrays[name].max() < classes:
             raise RunError(
-                f"{run.path}/samples.npz: {name!r} holds {arrays[name].min()} to {arrays[name].max()}; expected classes from "
+                f"{where}/samples.npz: {name!r} holds {arrays[name].min()} to {arrays[name].max()}; expected classes from "
                 f"{lowest} to {classes - 1}; repeat the evaluation"
             )
     return EvalRun(
@@ -89,8 +108,8 @@ def read_eval_run(run: Run) -> EvalRun:
         labels=labels,
         clean_hash=arrays["clean_hash"],
         predictions={(visible(engine), visible(set_)): arrays[key] for (engine, set_), key in keys.items()},
-        gallery=_gallery(results, arrays, run),
-        command=command_line(run.config),
+        gallery=_gallery(results, arrays, where),
+        command=command_line(config),
     )
 
 
@@ -134,14 +153,14 @@ def _read_results(run: Run) -> Results:
         raise RunError(f"{run.path}: cannot be read as results ({error}); repeat the evaluation") from error
 
 
-def _gallery(results: Results, arrays: Mapping[str, Array], run: Run) -> Gallery | None:
+def _gallery(results: Results, arrays: Mapping[str, Array], where: str) -> Gallery | None:
     rows, clean = arrays.get("gallery_index", np.empty(0, np.int64)), arrays.get("gallery_clean", np.empty(0))
     if not rows.size:
         return None
     shown = {set_.name: arrays.get(f"gallery/{set_.name}", clean) for set_ in adversarial_sets(results)}
     inside = rows.dtype.kind in "iu" and rows.ndim == 1 and 0 <= rows.min() <= rows.max() < len(arrays["labels"])
     if not (inside and all(_are_images(images, like=clean, count=len(rows)) for images in (clean, *shown.values()))):
-        raise RunError(f"{run.path}/samples.npz: its gallery does not fit together; repeat the evaluation")
+        raise RunError(f"{where}/samples.npz: its gallery does not fit together; repeat the evaluation")
     attacked = {visible(name): _to_float(shown[name]) for name in shown if f"gallery/{name}" in arrays}
     return Gallery(rows=rows, clean=_to_float(clean), attacked=attacked)
 

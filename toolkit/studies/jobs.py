@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,8 @@ from edgeproof.system.progress import Advance, progress
 if TYPE_CHECKING:
     from edgeproof.studies.on_ray import RayWorkers
     from edgeproof.studies.workers import Workers
+
+LOG = logging.getLogger(__name__)
 
 _REFERENCE = re.compile(r"\{([A-Za-z0-9][\w.-]*)\}")
 
@@ -163,7 +165,7 @@ class _Board:
         self._running -= 1
         if error:
             self.failed[job.name] = error
-            print(f"edgeproof: {job.name} failed, the others go on: {error}", file=sys.stderr)
+            LOG.warning(f"edgeproof: {job.name} failed, the others go on: {error}")
         else:
             self.done[job.name] = Run.open(job_folder(job.name, folder=self._folder))
 

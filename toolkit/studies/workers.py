@@ -16,6 +16,7 @@ from types import TracebackType
 from edgeproof.errors import ToolkitError
 from edgeproof.studies.jobs import Job, carry_out
 from edgeproof.system.environment import usable_cores
+from edgeproof.system.lines import logged_to_stderr
 
 _PATIENCE = 10.0  # seconds for a job to leave its files in order once it is told to stop
 
@@ -109,7 +110,8 @@ def do_job(job: Job, folder: Path) -> str | None:
     """
     _divert(folder / "logs" / f"{job.name}.log")
     try:
-        carry_out(job, folder=folder)
+        with logged_to_stderr():
+            carry_out(job, folder=folder)
     except ToolkitError as error:
         print(f"error: {error}", file=sys.stderr)
         return str(error)

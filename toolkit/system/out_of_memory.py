@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
-import sys
+import logging
 from collections.abc import Callable
 from typing import TypeVar
+
+LOG = logging.getLogger(__name__)
 
 #: How NumPy, torch on processors and on CUDA, ONNX Runtime, OpenVINO and TensorRT say it.
 _MEMORY = (
@@ -32,7 +34,7 @@ class BatchSize:
         if self.images <= 1 or exhausted(error) != "memory":
             return False
         self.images = (self.images + 1) // 2
-        print(f"edgeproof: out of memory; {self.images} images at a time from here on", file=sys.stderr)
+        LOG.warning(f"edgeproof: out of memory; {self.images} images at a time from here on")
         return True
 
 

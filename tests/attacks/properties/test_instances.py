@@ -43,12 +43,13 @@ def run(config: FalsifyConfig, out: Path) -> Run:
     return opened
 
 
-def test_list_is_answered_and_an_error_is_counted_not_hidden(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_is_answered_and_an_error_is_counted_not_hidden(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "edgeproof")
     records, found = read_answers(run(FalsifyConfig(instances=str(folder / "list.csv")), folder / "out"))
     assert [record.verdict for record in records] == ["sat", "unknown", "error"]
     assert found[0].startswith("sat\n((X_0 ")
     assert "about 3 inputs" in records[2].note
-    assert "1 sat, 1 unknown, 1 errors; first error: the property is about 3 inputs" in capsys.readouterr().err
+    assert "1 sat, 1 unknown, 1 errors; first error: the property is about 3 inputs" in caplog.text
     lines = (folder / "out/results.csv").read_text().splitlines()
     assert [line.split(",")[2] for line in lines] == ["sat", "unknown", "error"]
 

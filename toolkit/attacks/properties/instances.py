@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +20,8 @@ from edgeproof.config import FalsifyConfig, Strict, parse_number
 from edgeproof.errors import ConfigError, DataError, ToolkitError
 from edgeproof.runs import Run, write_json, write_text
 from edgeproof.system.progress import progress
+
+LOG = logging.getLogger(__name__)
 
 _SECONDS = 20.0
 _MAX_LIST_BYTES = 2**24
@@ -99,7 +101,7 @@ def answer_instances(config: FalsifyConfig, out: Run) -> None:
     write_json(out.path / "answers.json", [record.model_dump() for record in records])
     rows = [f"{record.graph},{record.vnnlib},{record.verdict},{record.seconds:.3f}" for record in records]
     write_text(out.path / "results.csv", "\n".join(rows) + "\n")
-    print(_summary(records), file=sys.stderr)
+    LOG.info(_summary(records))
     out.finish(discard=(_ANSWERS,))
 
 
