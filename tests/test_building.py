@@ -21,6 +21,7 @@ from edgeproof.engines.specs import read_specs
 from edgeproof.errors import ConfigError, ModelError, UnavailableError
 from edgeproof.export.base import MissingDeviceError
 from edgeproof.runs import Run
+from tests.closeness import assert_near
 from tests.edge.tiny_onnx import write_linear
 from tests.export.fake_tensorrt import BuilderFlag, FakeTensorRT
 
@@ -70,7 +71,7 @@ def test_a_strangers_graph_takes_our_images_and_says_how_it_took_its_own(tmp_pat
     assert (spec.name, spec.path.name) == ("ort-net-v2", "model.net-v2.onnx")
     with spec.open() as engine:
         assert engine.info.input_shape == (2, 2, 4)
-        np.testing.assert_allclose(engine.predict(x), theirs, rtol=1e-4, atol=1e-4)
+        assert_near(engine.predict(x), theirs)
     kept = {entry.key: entry.value for entry in onnx.load(str(spec.path)).metadata_props}
     assert json.loads(kept["edgeproof.source_input"]) == {
         "layout": "nhwc",

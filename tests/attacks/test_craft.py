@@ -17,6 +17,7 @@ from edgeproof.data.base import AdversarialSet, LabelledImages, load_adversarial
 from edgeproof.errors import ConfigError, DataError
 from edgeproof.models.base import build_classifier, save_classifier
 from edgeproof.runs import Run
+from tests.closeness import assert_near
 from tests.oracles import labelled_images, small_network
 
 EPS = 8 / 255
@@ -69,8 +70,8 @@ def test_saved_logits_are_the_source_models_own(tmp_path: Path) -> None:
         expected = [network(torch.from_numpy(images)).numpy() for images in (made.images, data.images)]
     assert made.source_logits is not None
     assert made.source_clean_logits is not None
-    np.testing.assert_allclose(made.source_logits, expected[0], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(made.source_clean_logits, expected[1], rtol=1e-4, atol=1e-5)
+    assert_near(made.source_logits, expected[0])
+    assert_near(made.source_clean_logits, expected[1])
 
 
 def test_a_killed_run_continues_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

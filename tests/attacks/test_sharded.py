@@ -13,6 +13,7 @@ from edgeproof.data.base import load_adversarial_set
 from edgeproof.errors import DataError
 from edgeproof.runs import Run
 from tests.attacks.test_craft import train_run
+from tests.closeness import assert_near
 
 
 def crafted(model: Path, out: Path, *more: str) -> Path:
@@ -50,7 +51,7 @@ def test_merged_shards_are_the_whole_set(tmp_path: Path) -> None:
     assert np.array_equal(merged.clean.labels, whole.clean.labels)
     assert merged.source_logits is not None
     assert whole.source_logits is not None
-    assert np.allclose(merged.source_logits, whole.source_logits, atol=1e-5)
+    assert_near(merged.source_logits, whole.source_logits)
     assert merged.indicators["budget_used"] == pytest.approx(whole.indicators["budget_used"], rel=1e-6)
     assert (merged.name, merged.eps, merged.params) == (whole.name, whole.eps, whole.params)
 

@@ -12,6 +12,7 @@ from edgeproof.attacks.losses import cross_entropy
 from edgeproof.attacks.source import fast_source, fold_batch_norms
 from edgeproof.errors import ModelError
 from edgeproof.models.base import build_classifier
+from tests.closeness import assert_near
 from tests.oracles import images, small_network
 
 Y = torch.arange(16) % 5
@@ -44,8 +45,8 @@ def test_folding_takes_every_batch_norm_away_and_changes_nothing_in_float64(name
     assert norms(model) > 0
     assert norms(folded) == 0
     ours, theirs = (observe(form, x, y, loss=cross_entropy) for form in (folded, model))
-    assert torch.allclose(ours.logits, theirs.logits, atol=1e-10)
-    assert torch.allclose(ours.grad, theirs.grad, atol=1e-10)
+    assert_near(ours.logits, theirs.logits, within=1e-10)
+    assert_near(ours.grad, theirs.grad, within=1e-10)
 
 
 @pytest.mark.parametrize("mode", ["exact", "fast"])
@@ -63,7 +64,7 @@ def test_fast_gradients_agree_with_exact_ones_up_to_rounding() -> None:
     exact, fast = (
         observe(fast_source(model, x, mode=mode), x, Y, loss=cross_entropy).grad for mode in ("exact", "fast")
     )
-    assert float((exact - fast).abs().median()) < 1e-6
+    assert float((exact - fast).abs().median() / exact.abs().max()) < 1e-6
     assert float(((exact - fast).abs() < 1e-4 * exact.abs().max()).float().mean()) > 0.99
 
 
@@ -116,7 +117,7 @@ def test_what_cannot_be_folded_is_left_as_it_is(kind: type[nn.Module]) -> None:
     x = images(4).float()
     folded = fold_batch_norms(copy.deepcopy(model))
     assert norms(folded) == norms(model)
-    assert torch.allclose(folded(x), model(x))
+    assert_near(folded(x).detach(), model(x).detach())
 
 
 def test_a_fast_form_with_other_logits_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +135,7 @@ def test_a_compiled_source_gives_the_same_gradients_in_batches_of_any_size() -> 
     compiled = fast_source(model, x, mode="compiled")
     for size in (16, 5, 1):
         ours, theirs = (observe(form, x[:size], Y[:size], loss=cross_entropy) for form in (compiled, model))
-        assert torch.allclose(ours.logits, theirs.logits, atol=1e-4)
+        assert_near(ours.logits, theirs.logits)
         assert float(((ours.grad - theirs.grad).abs() < 1e-4 * theirs.grad.abs().max()).float().mean()) > 0.99
 
 

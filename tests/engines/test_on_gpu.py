@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edgeproof.engines.base import open_engine, predict_all
 from edgeproof.engines.cuda_memory import PycudaMemory, TorchMemory
+from tests.closeness import assert_near
 from tests.edge.tiny_onnx import write_linear
 
 pytestmark = pytest.mark.gpu
@@ -27,7 +28,7 @@ def test_onnx_runtime_runs_on_the_gpu_and_nowhere_else(backend: str, tmp_path: P
         assert engine.info.device == "cuda:0"
         assert engine.info.provider != "CPUExecutionProvider"
         found = predict_all(engine, images(21), batch_size=8)
-    np.testing.assert_allclose(found, images(21).reshape(21, 16) @ WEIGHTS, atol=1e-5)
+    assert_near(found, images(21).reshape(21, 16) @ WEIGHTS)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])

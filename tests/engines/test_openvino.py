@@ -11,6 +11,7 @@ from edgeproof.engines.base import EngineOptions, open_engine
 from edgeproof.engines.onnx_file import read_onnx
 from edgeproof.errors import ConfigError, ModelError, UnavailableError
 from edgeproof.export.to_openvino import convert_openvino
+from tests.closeness import assert_near
 from tests.edge.tiny_onnx import write_linear
 
 openvino = pytest.importorskip("openvino")
@@ -31,7 +32,7 @@ def test_the_default_is_fp32_whatever_openvinos_own_is(graph: Path) -> None:
     with open_engine(graph, backend="openvino") as engine:
         assert engine.info.precision == engine.info.options["inference_precision"] == "fp32"
         x = np.random.default_rng(1).random((4, 1, 4, 4), np.float32)
-        np.testing.assert_allclose(engine.predict(x), x.reshape(4, 16) @ WEIGHTS, atol=1e-5)
+        assert_near(engine.predict(x), x.reshape(4, 16) @ WEIGHTS)
 
 
 def test_fp16_that_would_become_something_else_is_refused(graph: Path) -> None:
@@ -75,7 +76,7 @@ def test_throughput_mode_spreads_a_batch_and_gives_the_same_logits(count: int, g
         assert engine.info.options["performance_hint"] == "THROUGHPUT"
         assert engine.info.options["streams"] >= 1
         for _ in range(3):
-            np.testing.assert_allclose(engine.predict(x), x.reshape(count, 16) @ WEIGHTS, atol=1e-5)
+            assert_near(engine.predict(x), x.reshape(count, 16) @ WEIGHTS)
 
 
 def test_throughput_mode_is_openvinos_alone(graph: Path) -> None:

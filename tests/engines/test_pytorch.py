@@ -11,6 +11,7 @@ import torch
 from edgeproof.engines.base import EngineOptions, open_engine, predict_all
 from edgeproof.errors import ConfigError, UnavailableError
 from edgeproof.models.base import Classifier, build_classifier, save_classifier
+from tests.closeness import assert_near
 
 SHAPE = (3, 16, 16)
 
@@ -35,7 +36,7 @@ def images(count: int) -> np.ndarray:
 def test_fp32_gives_the_classifiers_own_logits(model: Classifier, path: Path) -> None:
     with open_engine(path) as engine, torch.no_grad():
         expected = model(torch.from_numpy(images(5))).numpy()
-        np.testing.assert_allclose(predict_all(engine, images(5), batch_size=5), expected, atol=1e-6)
+        assert_near(predict_all(engine, images(5), batch_size=5), expected, within=1e-6)
         assert (engine.info.backend, engine.info.precision, engine.info.note) == ("pytorch", "fp32", "")
 
 

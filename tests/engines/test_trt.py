@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from edgeproof.engines import trt
 from edgeproof.engines.base import Engine, EngineOptions, open_engine, predict_all
 from edgeproof.errors import ConfigError, DataError, ModelError, UnavailableError
+from tests.closeness import assert_near
 from tests.engines import pretended_tensorrt
 from tests.engines.pretended_tensorrt import HostMemory
 
@@ -62,25 +63,25 @@ def expected(x: NDArray[np.float32]) -> NDArray[np.float32]:
 def test_every_batch_of_the_profile_gives_the_plans_logits(write: Write, count: int) -> None:
     found = opened(write()).predict(images(count))
     assert (found.shape, found.dtype) == ((count, 3), np.float32)
-    np.testing.assert_allclose(found, expected(images(count)), atol=1e-5)
+    assert_near(found, expected(images(count)))
 
 
 def test_an_odd_tail_and_a_smaller_batch_after_a_larger_one_are_right(write: Write) -> None:
     engine = opened(write())
-    np.testing.assert_allclose(predict_all(engine, images(21), batch_size=64), expected(images(21)), atol=1e-5)
-    np.testing.assert_allclose(engine.predict(images(2)), expected(images(2)), atol=1e-5)
+    assert_near(predict_all(engine, images(21), batch_size=64), expected(images(21)))
+    assert_near(engine.predict(images(2)), expected(images(2)))
 
 
 def test_batches_under_the_profile_are_padded_and_it_is_said(write: Write) -> None:
     engine = opened(write(profile=(4, 4, 8)))
-    np.testing.assert_allclose(engine.predict(images(1)), expected(images(1)), atol=1e-5)
+    assert_near(engine.predict(images(1)), expected(images(1)))
     assert "batches under 4 are padded" in engine.info.note
 
 
 def test_a_plan_of_a_fixed_batch_takes_fewer_images(write: Write) -> None:
     engine = opened(write(batch=8, profile=(8, 8, 8)))
     assert engine.info.max_batch == 8
-    np.testing.assert_allclose(predict_all(engine, images(11), batch_size=64), expected(images(11)), atol=1e-5)
+    assert_near(predict_all(engine, images(11), batch_size=64), expected(images(11)))
 
 
 def test_a_batch_over_the_profile_is_refused(write: Write) -> None:
@@ -171,7 +172,7 @@ def test_images_that_lie_on_the_device_are_not_copied(write: Write) -> None:
     engine = trt.TensorRtEngine(write(), memory=memory, device="cuda", options=EngineOptions())
     x, logits = images(5), np.empty((5, 3), np.float32)
     engine.execute(x.ctypes.data, logits.ctypes.data, count=5)
-    np.testing.assert_allclose(logits, expected(x), atol=1e-5)
+    assert_near(logits, expected(x))
     assert (memory.buffers, memory.waits) == ({}, 1)
 
 

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgeproof.export.base import ExportError
 from edgeproof.export.graph import load_graph, read_metadata
 from edgeproof.export.standard import standardize_graph
+from tests.closeness import assert_near
 
 ort = pytest.importorskip("onnxruntime")
 
@@ -101,7 +102,7 @@ def test_images_in_0_to_1_give_what_the_graph_gives_for_its_own_convention(name:
     got = run(tmp_path / "dst.onnx", images())
     assert got.dtype == np.float32
     # Between two casts to float32 ONNX Runtime leaves out the rounding of half-precision logits.
-    np.testing.assert_allclose(got, expected, rtol=1e-6, atol=4e-3 if name == "half" else 1e-5)
+    assert_near(got, expected, within=1e-3 if name == "half" else 1e-5)
 
 
 def test_result_says_what_it_takes_and_where_it_comes_from(tmp_path: Path) -> None:
@@ -154,7 +155,7 @@ def test_tensors_inside_may_have_our_names(tmp_path: Path) -> None:
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "src.onnx"
     )
     standardize_graph(tmp_path / "src.onnx", tmp_path / "dst.onnx", input_shape=SHAPE)
-    np.testing.assert_allclose(run(tmp_path / "dst.onnx", images()), run(tmp_path / "src.onnx", images()), atol=1e-6)
+    assert_near(run(tmp_path / "dst.onnx", images()), run(tmp_path / "src.onnx", images()))
 
 
 def test_second_input_or_output_is_refused(tmp_path: Path) -> None:
@@ -176,5 +177,5 @@ def test_torch_and_onnx_agree_on_what_a_convention_means(tmp_path: Path) -> None
     standardize_graph(src, tmp_path / "dst.onnx", input_shape=SHAPE, **convention)
     x = torch.from_numpy(images())
     ours = import_onnx(src, input_shape=SHAPE, **convention)(x)
-    assert torch.allclose(import_onnx(tmp_path / "dst.onnx")(x), ours, rtol=1e-6)
-    np.testing.assert_allclose(run(tmp_path / "dst.onnx", images()), ours.numpy(), rtol=1e-4)
+    assert_near(import_onnx(tmp_path / "dst.onnx")(x), ours)
+    assert_near(run(tmp_path / "dst.onnx", images()), ours)

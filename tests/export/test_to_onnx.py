@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from edgeproof.export.base import ExportError
 from edgeproof.export.graph import load_graph, merge_metadata, opset_of, read_metadata
 from edgeproof.export.to_onnx import export_onnx
+from tests.closeness import assert_near
 from tests.export.conftest import Toy
 from tests.export.runtime import run_graph
 from tests.export.toys import SHAPE, build_toy, smooth_images, torch_logits
@@ -20,12 +20,12 @@ from tests.export.toys import SHAPE, build_toy, smooth_images, torch_logits
 def test_the_graph_gives_torchs_logits_at_every_batch_size(toy: Toy, count: int) -> None:
     images = smooth_images(count)
     expected = torch_logits(toy.module, images)
-    assert np.abs(run_graph(toy.graph, images) - expected).max() < 1e-5 * max(1, np.abs(expected).max())
+    assert_near(run_graph(toy.graph, images), expected)
 
 
 def test_the_older_exporter_gives_torchs_logits_too(resnet: Toy) -> None:
     images = smooth_images(5)
-    np.testing.assert_allclose(run_graph(resnet.graph, images), torch_logits(resnet.module, images), atol=1e-4)
+    assert_near(run_graph(resnet.graph, images), torch_logits(resnet.module, images))
 
 
 def test_a_graph_is_one_file_of_the_asked_opset_with_named_ends_and_a_free_batch(toy: Toy) -> None:
