@@ -59,12 +59,20 @@ def make_stubs(version: str, folder: Path) -> Path:
 
 def run_mypy(stubs: Path, *sources: Path) -> list[str]:
     """Return mypy's complaints about sources that use the stubs."""
+    package = (
+        stubs.parent.parent / "linked" / "edgeproof"
+    )  # under the name by which it is installed, as `make types` does
+    if not package.exists():
+        package.mkdir(parents=True)
+        for part in (*(ROOT / "toolkit").iterdir(), ROOT / "export", ROOT / "kernels"):
+            (package / part.name).symlink_to(part)
+    path = os.pathsep.join(map(str, (stubs, package.parent)))
     command = [
         sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), "--follow-imports=silent",
         "--no-warn-unused-ignores", "--no-error-summary", "--cache-dir", str(stubs.parent.parent / "mypy"), *map(str, sources),
     ]  # fmt: skip
     result = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "MYPYPATH": str(stubs)}, capture_output=True, text=True, check=False
+        command, cwd=ROOT, env={**os.environ, "MYPYPATH": path}, capture_output=True, text=True, check=False
     )
     if result.returncode > 1:
         raise RuntimeError(result.stdout + result.stderr)
