@@ -25,6 +25,10 @@ class ConfigError(ToolkitError):
     """An option, a configuration key or a name that is unknown or out of range."""
 
 
+class PluginError(ToolkitError):
+    """A plug-in that cannot be found, read or imported, or that breaks what its kind promises."""
+
+
 class DataError(ToolkitError):
     """A data set, an image array or labels that cannot be used as they are."""
 

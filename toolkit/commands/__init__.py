@@ -6,6 +6,7 @@ Each verb stands in a module of its group, which is imported when the verb is us
 from __future__ import annotations
 
 import importlib
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,6 +40,11 @@ VERBS: Mapping[str, tuple[str, str, str]] = {
 class Verbs(click.Group):
     """The group of all verbs; listing them imports none."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take `--plugin` wherever it stands: what it names has to be known before the options behind a verb are."""
+        named, rest = _split_plugins(args)
+        return super().parse_args(ctx, [*named, *rest] if rest or not args else args)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the verbs in the order in which a newcomer meets them."""
         return list(VERBS)
@@ -64,7 +70,38 @@ class Verbs(click.Group):
             formatter.write_dl([(verb, line) for verb, (_, _, line) in VERBS.items()])
 
 
+def _split_plugins(args: list[str]) -> tuple[list[str], list[str]]:
+    """Split the arguments into `--plugin FILE` and all others."""
+    named: list[str] = []
+    rest: list[str] = []
+    words = iter(args)
+    for word in words:
+        if word == "--":
+            rest += [word, *words]
+        elif word == "--plugin":
+            named += [word, *itertools.islice(words, 1)]
+        else:
+            (named if word.startswith("--plugin=") else rest).append(word)
+    return named, rest
+
+
+def _name_plugins(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> None:
+    if given:
+        from edgeproof.plugins.named import name_plugin
+
+        for text in given:
+            name_plugin(text)
+
+
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option(
+    "--plugin",
+    multiple=True,
+    metavar="FILE.py",
+    expose_value=False,
+    callback=_name_plugins,
+    help="attacks, engines, data sets, models, objectives or studies of your own (docs/extending.md); repeatable, also behind a verb",
+)
 @click.version_option(__version__, prog_name="edgeproof")
 def cli(**values: Any) -> None:
     """How does a model hold up to adversarial inputs in the form in which it is deployed?"""

@@ -18,7 +18,7 @@ from edgeproof.commands.options import (
 from edgeproof.commands.printing import emit, show_answers
 from edgeproof.config import AttackConfig, FalsifyConfig
 from edgeproof.errors import ConfigError
-from edgeproof.plugins.registry import Entry
+from edgeproof.plugins.registry import CALLERS, Entry
 from edgeproof.stages import attack_runs, falsify_run
 
 
@@ -38,7 +38,7 @@ def attack_command(entry: Entry) -> click.Command:
     )
     shared = config_options(AttackConfig, hidden=("attack", "eps", "params"))
     params: list[click.Parameter] = [
-        *plugin_options(entry, skip=("eps", "deployed", "stop", "journal", "draws", "trace")),
+        *plugin_options(entry, skip=CALLERS["attack"], taken=[budget, *shared, *RUN_OPTIONS]),
         budget,
         *shared,
         *RUN_OPTIONS,

@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 
 from edgeproof.config import ImportConfig, PoisonConfig, Strict, TrainConfig, build_config, parse_assignments
 from edgeproof.config.names import SHORT
+from edgeproof.errors import PluginError
 from edgeproof.plugins.registry import REQUIRED, Entry, Param, entries, find
 from edgeproof.plugins.trusted import check_named, name_factory
 
@@ -86,11 +87,28 @@ def read_config(
 _NAMES_A_NETWORK = {TrainConfig: "model", ImportConfig: "model", PoisonConfig: "victim"}
 
 
-def plugin_options(entry: Entry, *, skip: Iterable[str] = ()) -> list[click.Option]:
-    """Return one option a parameter of a plug-in; values are text, which the plug-in's caller reads by its annotation."""
+def plugin_options(entry: Entry, *, skip: Iterable[str] = (), taken: Iterable[click.Option] = ()) -> list[click.Option]:
+    """Return one option a parameter of a plug-in; values are text, which the plug-in's caller reads by its annotation.
+
+    Args:
+        entry: The plug-in.
+        skip: Parameters without an option.
+        taken: The other options of its command.
+
+    Raises:
+        PluginError: When a plug-in of the user's has a parameter whose option is taken.
+    """
     skip = set(skip)
     meaning = documented_params(entry.help)
-    return [_param_option(param, meaning.get(param.name, "")) for param in entry.params if param.name not in skip]
+    options = [_param_option(param, meaning.get(param.name, "")) for param in entry.params if param.name not in skip]
+    words = {word for option in taken for word in (*option.opts, *option.secondary_opts)} | {"--plugin"}
+    for option in options if not entry.own else ():
+        if option.opts[0] in words:
+            raise PluginError(
+                f"plug-in {entry.file or entry.module}: {entry.kind} {entry.name!r} has a parameter for {option.opts[0]}, which is an "
+                f"option of every {entry.kind}; rename the parameter"
+            )
+    return options
 
 
 def introduction(text: str) -> str:

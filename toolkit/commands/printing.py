@@ -130,6 +130,7 @@ def show_entries(known: Mapping[str, Entry], *, as_json: bool) -> None:
                     if param.name not in CALLERS.get(entry.kind, ())
                 },
                 **entry.options,
+                **({} if entry.own else {"file": str(entry.file or entry.module)}),
             }
             for entry in known.values()
         ]
@@ -137,4 +138,5 @@ def show_entries(known: Mapping[str, Entry], *, as_json: bool) -> None:
         return
     width = max(map(len, known), default=0)
     for entry in known.values():
-        click.echo(f"{entry.name:{width}}  {entry.summary}")
+        whose = "" if entry.own else f"  [{entry.file or entry.module}]"
+        click.echo(f"{entry.name:{width}}  {entry.summary}{whose}")

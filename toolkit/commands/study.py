@@ -37,7 +37,7 @@ def study_command(entry: Entry) -> click.Command:
 
     return click.Command(
         entry.name,
-        params=[*plugin_options(entry), *STUDY_OPTIONS, *RUN_OPTIONS],
+        params=[*plugin_options(entry, taken=[*STUDY_OPTIONS, *RUN_OPTIONS]), *STUDY_OPTIONS, *RUN_OPTIONS],
         callback=run,
         help=introduction(entry.help),
         short_help=entry.summary,

@@ -248,7 +248,9 @@ def load_dataset(name: str, *, params: Mapping[str, Any] | None = None) -> Datas
     if takes_path != bool(path) or takes_path != bool(colon):
         raise ConfigError(f"data set {name!r}: expected {f'{kind}:PATH' if takes_path else kind}")
     args = (Path(path),) if takes_path else ()
-    dataset: Dataset = entry.load()(*args, **read_params(entry, params or {}))
+    dataset = entry.load()(*args, **read_params(entry, params or {}))
+    if not isinstance(dataset, Dataset):
+        raise DataError(f"data set {name!r} returned a {type(dataset).__name__}; expected a Dataset")
     return dataset
 
 

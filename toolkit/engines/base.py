@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
-from edgeproof.errors import ConfigError, DataError, ModelError
+from edgeproof.errors import ConfigError, DataError, ModelError, PluginError
 from edgeproof.plugins.registry import Entry, entries, find
 from edgeproof.system.optional import require
 from edgeproof.system.out_of_memory import BatchSize, in_pieces
@@ -139,9 +139,9 @@ def open_engine(
 ) -> Engine:
     """Open a graph, plan or checkpoint for inference.
 
-    An engine module registers `open(path, *, device, options) -> Engine` with the literals `suffixes` (what it reads),
-    `short` (its name in tables), `module` and `extra` (the package that it needs, and what installs it) and, where two
-    read the same suffix, `priority`; `modes` when it knows more than latency.
+    An engine module registers `open(path, *, device, options) -> Engine` with the literals `suffixes` (what it reads) and, where
+    they are wanted, `short` (its name in tables), `module` and `extra` (the package that it needs, and which extra of ours installs
+    it), `priority` where two read the same suffix, and `modes` when it knows more than latency.
 
     Args:
         path: The file.
@@ -163,13 +163,30 @@ def open_engine(
             f"{path}: {entry.name} reads {', '.join(suffixes)}, not {path.suffix or 'a file without suffix'}"
         )
     if module := entry.options.get("module"):
-        require(module, extra=entry.options["extra"], purpose=f"open {path} with {entry.name}")
+        require(module, extra=entry.options.get("extra"), purpose=f"open {path} with {entry.name}")
     options = options or EngineOptions()
     modes = entry.options.get("modes", ("latency",))
     if options.mode not in modes:
         raise ConfigError(f"{entry.name} knows the modes {', '.join(modes)}, not {options.mode!r}")
     engine: Engine = entry.load()(path, device=device, options=options)
+    if not entry.own:
+        _check_engine(engine, entry)
     return engine
+
+
+def _check_engine(engine: Any, entry: Entry) -> None:
+    """Refuse what a plug-in has opened, where it is no engine."""
+    lacking = [name for name in ("info", "predict", "close", "__enter__", "__exit__") if not hasattr(engine, name)]
+    if lacking:
+        raise PluginError(
+            f"plug-in {entry.file or entry.module}: engine {entry.name!r} opened a {type(engine).__name__} without {lacking[0]!r}; "
+            "expected an Engine, see docs/extending.md"
+        )
+    if not isinstance(engine.info, EngineInfo) or engine.info.backend != entry.name:
+        raise PluginError(
+            f"plug-in {entry.file or entry.module}: the info of engine {entry.name!r} is {engine.info!r:.200}; expected an EngineInfo "
+            f"with backend = {entry.name!r}"
+        )
 
 
 def find_backend(name: str) -> Entry:

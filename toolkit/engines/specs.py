@@ -10,11 +10,13 @@ from pathlib import Path
 
 from edgeproof.engines.base import Engine, EngineOptions, find_backend, open_engine, reader_of
 from edgeproof.errors import ConfigError, ModelError
-from edgeproof.plugins.registry import Entry
+from edgeproof.plugins.registry import Entry, entries
 from edgeproof.runs import MANIFEST, Run
 
 _NAME = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)=(.+)", re.DOTALL)
 _BACKEND = re.compile(r"([a-z][a-z0-9-]*)(?:\+([a-z0-9]+))?:(.+)", re.DOTALL)
+
+_SUFFIXES = (".onnx", ".plan", ".xml", ".safetensors")
 
 
 @dataclass(frozen=True)
@@ -122,11 +124,15 @@ def _files(parts: _Parts) -> list[Path]:
     if not parts.path.is_dir():
         raise ModelError(f"no model at {parts.path}; expected a file, a train run or an export run")
     run = Run.open(parts.path)
-    suffixes = parts.backend.options["suffixes"] if parts.backend else (".onnx", ".plan", ".xml", ".safetensors")
+    suffixes = parts.backend.options["suffixes"] if parts.backend else _SUFFIXES
+    if not parts.backend:
+        others = (entry.options["suffixes"] for entry in entries("engine").values() if not entry.own)
+        suffixes = tuple(dict.fromkeys((*suffixes, *(suffix for each in others for suffix in each))))
     names = [name for name in run.outputs() if name.startswith("model.") and Path(name).suffix in suffixes]
     if not names:
         raise ModelError(
-            f"{run.path} has no model that can be opened ({', '.join(suffixes)}); it has: {', '.join(run.outputs())}"
+            f"{run.path} has no model that can be opened ({', '.join(suffixes)}); it has: {', '.join(run.outputs())}; "
+            "if an engine of your own opens it, name that by --plugin FILE.py"
         )
     return [_verified(run.path / name) for name in sorted(names, key=_order)]
 

@@ -58,4 +58,5 @@ def _default(folder: Path) -> str:
 
 
 def _installed(entry: Entry) -> bool:
-    return importlib.util.find_spec(entry.options["module"]) is not None
+    module = entry.options.get("module")
+    return module is None or importlib.util.find_spec(module) is not None

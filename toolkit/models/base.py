@@ -221,7 +221,10 @@ def _check_header(header: CheckpointHeader, weights: Mapping[str, Tensor], *, so
     if len(header.classes) > MAX_CLASSES:
         raise ModelError(f"{source} has {len(header.classes)} classes; expected at most {MAX_CLASSES}")
     kind = header.name.partition(":")[0]
-    if len(header.classes) < 2 or is_factory(header.name) or find("model", kind).options.get("family"):
+    if len(header.classes) < 2 or is_factory(header.name):
+        return
+    entry = find("model", kind)
+    if entry.options.get("family") or not entry.own:
         return  # code that is not ours may compute with numbers while it builds, which "meta" has none of
     with torch.device("meta"):
         network = _build_network(header.name, input_shape=header.input_shape, num_classes=len(header.classes))
@@ -239,7 +242,9 @@ def _build_network(name: str, *, input_shape: tuple[int, int, int], num_classes:
     if bool(colon) != bool(entry.options.get("family")):
         raise ConfigError(f"model {name!r}: expected {kind}{':NAME' if entry.options.get('family') else ''}")
     arguments = (rest,) if colon else ()
-    network: nn.Module = entry.load()(*arguments, input_shape=input_shape, num_classes=num_classes)
+    network = entry.load()(*arguments, input_shape=input_shape, num_classes=num_classes)
+    if not isinstance(network, nn.Module):
+        raise ModelError(f"model {name!r} returned a {type(network).__name__}; expected an nn.Module")
     return network
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from torch import nn
 
 from edgeproof.errors import ModelError, nearest
+from edgeproof.plugins.importing import import_source, module_file
 from edgeproof.plugins.trusted import name_factory
 
 LOG = logging.getLogger(__name__)
@@ -56,7 +57,8 @@ def _find_factory(spec: str) -> Callable[..., Any]:
     if here not in sys.path:
         sys.path.append(here)  # appended, so that a file of the user's cannot stand in for an installed package
     try:
-        module = importlib.import_module(module_name)
+        file = module_file(module_name)
+        module = import_source(module_name, file) if file else importlib.import_module(module_name)
     except Exception as error:
         raise ModelError(
             f"{spec}: {module_name!r} cannot be imported from {here} or from the environment ({type(error).__name__}: {error})"

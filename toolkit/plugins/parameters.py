@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal
 
 from edgeproof.config import parse_number
-from edgeproof.errors import ConfigError, nearest
+from edgeproof.errors import ConfigError, PluginError, nearest
 from edgeproof.plugins.registry import REQUIRED, Entry
 
 
@@ -67,6 +66,12 @@ def parse_value(value: Any, annotation: Any, *, name: str) -> Any:
         if not isinstance(parts, (list, tuple)) or (fixed and len(parts) != fixed):
             raise ConfigError(f"{name} = {value!r} is not accepted; expected {fixed or 'a list of'} values")
         return tuple(parse_value(part, choices[0], name=name) for part in parts)
+    if annotation not in _READERS:
+        shown = getattr(annotation, "__name__", annotation)
+        raise ConfigError(
+            f"{name} is annotated {shown}, which cannot be read from a command line; expected float, int, bool, str, a Literal, "
+            "a tuple of one of these, or one of these or None"
+        )
     read, expected = _READERS[annotation]
     try:
         return read(value)
@@ -101,7 +106,14 @@ _READERS: Mapping[Any, tuple[Callable[[Any], Any], str]] = {
 
 def _hints(entry: Entry, *, names: Collection[str]) -> dict[str, Any]:
     function = entry.load()
-    module = vars(sys.modules[function.__module__])
     # Only these parameters: the positional ones may be annotated with names that exist for the type checker alone.
     texts = {param.name: param.annotation for param in entry.params if param.name in names}
-    return typing.get_type_hints(types.SimpleNamespace(__annotations__=texts), globalns=module)
+    try:
+        return typing.get_type_hints(types.SimpleNamespace(__annotations__=texts), globalns=function.__globals__)
+    except (NameError, SyntaxError, TypeError) as error:
+        if entry.own:
+            raise
+        raise PluginError(
+            f"plug-in {entry.file or entry.module}: the annotations of {entry.function!r} cannot be read ({error}); "
+            "expected names that the module imports at run time, such as float"
+        ) from error

@@ -1,4 +1,4 @@
-"""Plug-ins: a function with a decorator, in a file of the right folder.
+"""Plug-ins: a function with a decorator, in a file of the right folder here, or in any file that the user names.
 
 The files are read with `ast`, so that names, parameters and documentation are known without importing torch; the module
 itself is imported when the function is asked for.
@@ -6,88 +6,63 @@ itself is imported when the function is asked for.
 
 from __future__ import annotations
 
-import ast
-import importlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import inspect
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from edgeproof.errors import ConfigError, nearest
+from edgeproof.errors import ConfigError, PluginError, nearest
+from edgeproof.plugins.entry import REQUIRED, Entry, Param
+from edgeproof.plugins.importing import is_imported_here
+from edgeproof.plugins.kinds import CALLERS, FOLDERS
+from edgeproof.plugins.named import Source, sources
+from edgeproof.plugins.reading import read_own, read_text, read_users
+
+__all__ = ["CALLERS", "FOLDERS", "REQUIRED", "Entry", "Param", "entries", "find", "register", "users"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: Where each kind of plug-in lives.
-FOLDERS: Mapping[str, str] = {
-    "attack": "edgeproof.attacks",
-    "data": "edgeproof.data",
-    "model": "edgeproof.models",
-    "engine": "edgeproof.engines",
-    "objective": "edgeproof.training.objectives",
-    "study": "edgeproof.studies",
-}
-
-#: Parameters of each kind that the toolkit sets itself.
-CALLERS: Mapping[str, tuple[str, ...]] = {
-    "attack": ("eps", "deployed", "stop", "journal", "draws", "trace"),
-    "objective": ("draws",),
-}
+#: Functions that a module of the user's, imported by himself, has registered: a script or a notebook.
+_REGISTERED: dict[tuple[str, str], Callable[..., Any]] = {}
 
 
-class _Required:
-    def __repr__(self) -> str:
-        return "required"
+def register(name: str, *, kind: str | None = None, **options: Any) -> Callable[[F], F]:
+    """Mark a function as a plug-in: `@edgeproof.register("my-attack", kind="attack", norm="linf", access="gradients")`.
 
+    Args:
+        name: What it is called on the command line, in small letters, digits and `-`.
+        kind: "attack", "data", "model", "engine", "objective" or "study". Ours leave it out: theirs is the folder of the file.
+        options: What is promised of it, by its kind; docs/extending.md has the table. They must be literals, since files are read
+            without running them.
 
-REQUIRED = _Required()
-
-
-@dataclass(frozen=True)
-class Param:
-    """One keyword-only parameter of a plug-in, as it stands in the source."""
-
-    name: str
-    annotation: str
-    default: Any = REQUIRED
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What is known of a plug-in without importing it."""
-
-    kind: str
-    name: str
-    module: str
-    function: str
-    summary: str
-    params: tuple[Param, ...]
-    options: Mapping[str, Any] = field(default_factory=dict)  # the decorator's keyword arguments
-    help: str = ""  # the whole docstring
-
-    def load(self) -> Callable[..., Any]:
-        """Import the module and return the function."""
-        function: Callable[..., Any] = getattr(importlib.import_module(self.module), self.function)
-        return function
-
-
-def register(name: str, **options: Any) -> Callable[[F], F]:
-    """Mark a function as a plug-in; the kind is the folder that its file stands in. The arguments must be literals."""
+    Raises:
+        PluginError: When it is not what its kind takes, or the name is taken.
+    """
 
     def mark(function: F) -> F:
         function.registered = (name, options)  # type: ignore[attr-defined]
+        if kind is not None:
+            _REGISTERED[kind, name] = function
+            try:
+                users()
+            except PluginError:
+                del _REGISTERED[kind, name]
+                raise
         return function
 
     return mark
 
 
-@cache
 def entries(kind: str) -> Mapping[str, Entry]:
-    """List the plug-ins of a kind by name, in alphabetical order, without importing them."""
-    package = FOLDERS[kind]
-    folder = Path(__file__).resolve().parents[1].joinpath(*package.split(".")[1:])
-    found = [entry for file in sorted(folder.glob("*.py")) for entry in _read(kind, package, file)]
-    return {entry.name: entry for entry in sorted(found, key=lambda entry: entry.name)}
+    """List the plug-ins of a kind by name, in alphabetical order, without importing them.
+
+    Raises:
+        PluginError: For a plug-in of the user's that cannot be read, or whose name is taken.
+    """
+    others = {entry.name: entry for entry in users() if entry.kind == kind}
+    return dict(sorted({**_own(kind), **others}.items())) if others else _own(kind)
 
 
 def find(kind: str, name: str) -> Entry:
@@ -98,29 +73,99 @@ def find(kind: str, name: str) -> Entry:
     """
     known = entries(kind)
     if name not in known:
-        raise ConfigError(f"unknown {kind} {name!r}{nearest(name, known)}; known: {', '.join(known)}")
+        raise ConfigError(
+            f"unknown {kind} {name!r}{nearest(name, known)}; known: {', '.join(known)}; one of your own is named by --plugin FILE.py"
+        )
     return known[name]
 
 
-def _read(kind: str, package: str, file: Path) -> list[Entry]:
-    module = f"{package}.{file.stem}"
-    found = []
-    for node in ast.parse(file.read_text(encoding="utf-8")).body:
-        if not isinstance(node, ast.FunctionDef):
-            continue
-        for call in node.decorator_list:
-            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "register":
-                options = {word.arg: ast.literal_eval(word.value) for word in call.keywords if word.arg}
-                text = ast.get_docstring(node) or ""
-                summary = text.split("\n", 1)[0]
-                name = ast.literal_eval(call.args[0])
-                found.append(Entry(kind, name, module, node.name, summary, _params(node), options, text))
-    return found
+def users() -> tuple[Entry, ...]:
+    """Return the plug-ins that are not part of this toolkit: of installed packages, named files and imported modules.
+
+    Raises:
+        PluginError: As `entries`.
+    """
+    named = sources()
+    stamps = tuple(_stamp(source.file) for source in named)
+    files = {source.file for source in named}
+    live = tuple(function for function in _REGISTERED.values() if not _is_read_elsewhere(function, files))
+    return _users(named, stamps, live)
 
 
-def _params(node: ast.FunctionDef) -> tuple[Param, ...]:
-    def param(arg: ast.arg, default: ast.expr | None) -> Param:
-        annotation = ast.unparse(arg.annotation) if arg.annotation else ""
-        return Param(arg.arg, annotation, REQUIRED if default is None else ast.literal_eval(default))
+@cache
+def _own(kind: str) -> Mapping[str, Entry]:
+    package = FOLDERS[kind]
+    folder = Path(__file__).resolve().parents[1].joinpath(*package.split(".")[1:])
+    found = [entry for file in sorted(folder.glob("*.py")) for entry in read_own(kind, f"{package}.{file.stem}", file)]
+    return {entry.name: entry for entry in sorted(found, key=lambda entry: entry.name)}
 
-    return tuple(param(arg, default) for arg, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True))
+
+@cache
+def _users(
+    named: tuple[Source, ...], stamps: tuple[tuple[int, int], ...], live: tuple[Callable[..., Any], ...]
+) -> tuple[Entry, ...]:
+    found: dict[str, list[Entry]] = {}
+    for source in named:
+        found.setdefault(source.origin, []).extend(read_users(source.file, source.module))
+    for origin, group in found.items():
+        if not group:
+            file = next(source.file for source in named if source.origin == origin)
+            raise PluginError(
+                f'{origin}: {file} registers nothing; expected a function under @edgeproof.register("NAME", kind="attack", ...)'
+            )
+    read = [entry for group in found.values() for entry in group] + [_live(function) for function in live]
+    _refuse_clashes(read)
+    return tuple(read)
+
+
+def _refuse_clashes(read: Iterable[Entry]) -> None:
+    taken: dict[tuple[str, str], str] = {}
+    for kind in FOLDERS:
+        for entry in _own(kind).values():
+            taken |= {(kind, name): "this toolkit" for name in _words(entry)}
+    for entry in read:
+        where = str(entry.file or f"in {entry.module}")
+        for name in _words(entry):
+            if (entry.kind, name) in taken:
+                raise PluginError(
+                    f"plug-in {where}: the {entry.kind} name {name!r} is taken by {taken[entry.kind, name]}; rename it"
+                )
+        taken |= {(entry.kind, name): where for name in _words(entry)}
+
+
+def _words(entry: Entry) -> set[str]:
+    """Return what a plug-in is found by."""
+    return {entry.name, str(entry.options.get("short", entry.name))}
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    try:
+        about = file.stat()
+    except OSError:
+        return 0, 0
+    return about.st_mtime_ns, about.st_size
+
+
+def _is_read_elsewhere(function: Callable[..., Any], files: set[Path]) -> bool:
+    """Return whether a function is found by its file: it is one of ours, or of a module that is imported as a plug-in."""
+    if is_imported_here(function) or function.__module__.startswith("edgeproof."):
+        return True
+    file = inspect.getsourcefile(function)
+    return file is not None and Path(file).resolve() in files
+
+
+def _live(function: Callable[..., Any]) -> Entry:
+    """Read a plug-in of an imported module: by its file, or where it has none by its own source."""
+    source = inspect.getsourcefile(function)
+    file = Path(source).resolve() if source and Path(source).is_file() else None
+    try:
+        found = (
+            read_users(file, function.__module__)
+            if file
+            else read_text(textwrap.dedent(inspect.getsource(function)), function.__module__)
+        )
+    except OSError as error:
+        raise PluginError(
+            f"the source of {function.__qualname__!r} is not found; put it into a file and name that by --plugin"
+        ) from error
+    return next(entry for entry in found if entry.function == function.__name__)

@@ -21,6 +21,7 @@ from typing import IO, Any
 from pydantic import TypeAdapter, ValidationError
 
 from edgeproof.errors import RunError, first_line
+from edgeproof.plugins.used import used_code
 from edgeproof.runs.files import sha256_file, sync, write_json, write_text
 from edgeproof.runs.fresh import ASIDE, IDENTITY, LOCK, MANIFEST, REPLACED, bring_back, remove, set_aside
 from edgeproof.runs.manifest import SCHEMA_VERSION, FileRecord, InputRecord, Manifest
@@ -119,7 +120,8 @@ class Run:
             kind: The stage, for instance "train".
             name: What a person recognises it by, for instance "digits-small-cnn".
             config: The resolved configuration, JSON-serialisable.
-            inputs: Role to path; a run folder counts by the hash of its manifest.
+            inputs: Role to path; a run folder counts by the hash of its manifest. The user's own code that the run uses is
+                found by the configuration, and counts by the hash of its source.
             seed: The seed of the stage, repeated in the manifest.
             root: Where run folders live (default: EDGEPROOF_RUNS, else `runs`).
             out: The folder itself, instead of one under `root`.
@@ -133,6 +135,8 @@ class Run:
         if kind not in _SPREAD and world_size() > 1:
             raise RunError(f"{kind} runs in one process; torchrun is for {' and '.join(_SPREAD)}, see docs/scale.md")
         records = [_input_record(role, Path(path)) for role, path in (inputs or {}).items()]
+        code = used_code(kind, config, {role: Path(path) for role, path in (inputs or {}).items()})
+        records += [InputRecord(role=role, path=path, sha256=sha256) for role, path, sha256 in code]
         known = config if identity is None else identity
         text = json.dumps([kind, name, _given(known), [[r.role, r.sha256] for r in records]], sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from edgeproof.plugins.named import PLUGINS
 from edgeproof.plugins.trusted import FACTORIES
 from edgeproof.studies.jobs import Job
 from edgeproof.studies.workers import do_job
@@ -58,7 +59,7 @@ class RayWorkers:
         return job, error
 
     def __enter__(self) -> RayWorkers:
-        named = {FACTORIES: os.environ[FACTORIES]} if FACTORIES in os.environ else {}
+        named = {name: os.environ[name] for name in (FACTORIES, PLUGINS) if name in os.environ}
         self._ray.init(log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": named})
         return self
 

@@ -1,0 +1,134 @@
+"""The kinds of plug-in: where ours live, what a function of each kind takes, and what its `register` says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Option:
+    """One keyword argument of `register`: what is expected, whether a value is that, and whether it must be given."""
+
+    expected: str
+    accepts: Callable[[Any], bool]
+    required: bool = False
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of plug-in.
+
+    Attributes:
+        folder: The package of ours that holds them.
+        options: Of `register`, beside the name and the kind.
+        signature: What the function takes, by its options, as it is written in a message.
+        positional: How many parameters stand before the `*`, by its options.
+        needed: Keyword-only parameters that it must have, since the toolkit gives them, by its options.
+        callers: Keyword-only parameters that the toolkit sets itself, and that are no options of a command.
+        defaults: Options that are not given, for a function of that name.
+    """
+
+    folder: str
+    options: Mapping[str, Option]
+    signature: Callable[[Mapping[str, Any]], str]
+    positional: Callable[[Mapping[str, Any]], int]
+    needed: Callable[[Mapping[str, Any]], tuple[str, ...]] = lambda options: ()
+    callers: tuple[str, ...] = ()
+    defaults: Callable[[str], Mapping[str, Any]] = field(default=lambda name: {})
+
+
+def _one_of(*choices: str, required: bool = False) -> Option:
+    return Option(" or ".join(f'"{choice}"' for choice in choices), lambda value: value in choices, required)
+
+
+def _is_words(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) and bool(value) and all(isinstance(word, str) and word for word in value)
+
+
+_TRUTH = Option("True or False", lambda value: isinstance(value, bool))
+_WHOLE = Option("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool))
+_TEXT = Option("text", lambda value: isinstance(value, str) and bool(value))
+
+KINDS: Mapping[str, Kind] = {
+    "attack": Kind(
+        folder="edgeproof.attacks",
+        options={
+            "norm": _one_of("linf", "l2", required=True),
+            "access": _one_of("gradients", "queries", "data", "none", required=True),
+            "box": _TRUTH,
+            "budget": _one_of("eps", "steps*eps"),
+            "nested": _TRUTH,
+        },
+        signature=lambda options: "(model, x, y, *, eps, ...)",
+        positional=lambda options: 3,
+        needed=lambda options: (
+            "eps",
+            *(("steps",) if options.get("budget") == "steps*eps" else ()),
+            *(("journal", "draws") if options.get("access") == "data" else ()),
+        ),
+        callers=("eps", "deployed", "stop", "journal", "draws", "trace"),
+    ),
+    "data": Kind(
+        folder="edgeproof.data",
+        options={"path": _TRUTH},
+        signature=lambda options: "(path, *, ...)" if options.get("path") else "(*, ...)",
+        positional=lambda options: 1 if options.get("path") else 0,
+    ),
+    "model": Kind(
+        folder="edgeproof.models",
+        options={"min_size": _WHOLE, "normalize": _TRUTH, "family": _TRUTH},
+        signature=lambda options: f"({'name, ' if options.get('family') else ''}*, input_shape, num_classes)",
+        positional=lambda options: 1 if options.get("family") else 0,
+        needed=lambda options: ("input_shape", "num_classes"),
+        callers=("input_shape", "num_classes"),
+    ),
+    "engine": Kind(
+        folder="edgeproof.engines",
+        options={
+            "suffixes": Option(
+                'suffixes such as (".onnx",)',
+                lambda value: _is_words(value) and all(word.startswith(".") for word in value),
+                required=True,
+            ),
+            "short": _TEXT,
+            "module": _TEXT,
+            "extra": _TEXT,
+            "priority": _WHOLE,
+            "modes": Option('modes such as ("latency", "throughput")', _is_words),
+        },
+        signature=lambda options: "(path, *, device, options)",
+        positional=lambda options: 1,
+        needed=lambda options: ("device", "options"),
+        callers=("device", "options"),
+        # Below all of ours: that a package is installed does not change what opens a file that names no engine.
+        defaults=lambda name: {"short": name, "priority": -1},
+    ),
+    "objective": Kind(
+        folder="edgeproof.training.objectives",
+        options={"stateful": _TRUTH},
+        signature=lambda options: "(task, *, ...)" if options.get("stateful") else "(model, x, y, *, draws, ...)",
+        positional=lambda options: 1 if options.get("stateful") else 3,
+        needed=lambda options: () if options.get("stateful") else ("draws",),
+        callers=("draws",),
+    ),
+    "study": Kind(
+        folder="edgeproof.studies",
+        options={
+            "presets": Option(
+                'presets such as {"small": {"epochs": 2}}',
+                lambda value: isinstance(value, dict) and all(isinstance(preset, dict) for preset in value.values()),
+                required=True,
+            )
+        },
+        signature=lambda options: "(*, ...)",
+        positional=lambda options: 0,
+    ),
+}
+
+#: Where each kind of plug-in lives.
+FOLDERS: Mapping[str, str] = {name: kind.folder for name, kind in KINDS.items()}
+
+#: Parameters of each kind that the toolkit sets itself.
+CALLERS: Mapping[str, tuple[str, ...]] = {name: kind.callers for name, kind in KINDS.items() if kind.callers}
