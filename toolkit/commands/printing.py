@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgeproof.errors import ToolkitError, one_line
-from edgeproof.plugins.registry import CALLERS, REQUIRED, Entry
+from edgeproof.plugins.registry import CALLERS, REQUIRED, Entry, users
 from edgeproof.runs import Run
 from edgeproof.system.untrusted import read_record
 
@@ -40,7 +40,19 @@ def explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, OSError):
         return 2, one_line(f"error: {error.filename or 'a file'}: {error.strerror or error}")
     trace = "".join(traceback.format_exception(error))
+    if plugin := _plugin_at_fault(error):
+        return 4, f"{trace}the plug-in {plugin} failed, see the traceback above"
     return 4, f"{trace}this is a bug of edgeproof's; please report it with the traceback above"
+
+
+def _plugin_at_fault(error: BaseException) -> str:
+    """Return the file of the user's plug-in in which an error was raised, or that called what raised it; else ""."""
+    try:
+        files = {str(entry.file) for entry in users() if entry.file}
+    except ToolkitError:
+        return ""
+    called = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    return next((name for name in reversed(called) if name in files), "")
 
 
 def finish_eval(out: Run, values: Mapping[str, Any]) -> None:

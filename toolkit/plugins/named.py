@@ -46,10 +46,8 @@ def name_plugin(text: str) -> None:
         PluginError: When there is no such file or module.
     """
     spec = str(Path(text).resolve()) if _is_path(text) else text
-    if _SEPARATOR.search(spec):
-        raise PluginError(
-            f"plug-in {spec!r}: the path has a {_SEPARATOR.search(spec)[0]!r}, which stands between plug-ins; rename it"
-        )  # type: ignore[index]
+    if odd := _SEPARATOR.search(spec):
+        raise PluginError(f"plug-in {spec!r} has a {odd[0]!r} in its path, which stands between plug-ins; rename it")
     tuple(_find(spec, f"--plugin {text}"))
     if spec not in _named():
         os.environ[PLUGINS] = ",".join([*_named(), spec])
@@ -113,7 +111,7 @@ def _find_module(name: str, origin: str) -> Iterator[Source]:
 @cache
 def _installed(path: tuple[str, ...]) -> tuple[Source, ...]:
     """Return the files of the entry points of the packages on this `sys.path`."""
-    found = []
+    found: list[Source] = []
     for point in importlib.metadata.entry_points(group=GROUP):
         package = f"package {point.dist.name} {point.dist.version}" if point.dist else "an installed package"
         found += _find_module(point.module, f"entry point {point.name!r} of {package}")
