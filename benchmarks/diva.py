@@ -22,7 +22,7 @@ from edgeproof.config import AttackConfig, format_eps, parse_number
 from edgeproof.data.base import load_adversarial_set
 from edgeproof.evaluation.metrics import Rate
 from edgeproof.runs import Run, write_json, write_text
-from edgeproof.stages import attack_runs
+from edgeproof.stages import run_attacks
 from edgeproof.system.environment import describe_environment
 
 ATTACKS = ("diva", "pgd on FP32", "pgd on INT8")
@@ -85,7 +85,7 @@ def count(cell: Cell, options: argparse.Namespace) -> Mapping[str, Any]:
         limit=options.images,
         probe=0,
     )
-    (run,) = attack_runs([config], {})
+    (run,) = run_attacks([config])
     made = load_adversarial_set(run)
     if diva:
         return dict(made.findings["builds"])

@@ -46,19 +46,19 @@ class Sample:
 def prepare(root: Path) -> tuple[Path, Path]:
     """Train and export a small network; return both runs."""
     from edgeproof.config import ExportConfig, TrainConfig, build_config
-    from edgeproof.stages import export_run, train_run
+    from edgeproof.stages import Place, run_stage
 
     train = build_config(TrainConfig, options={"data.name": "synthetic", "epochs": 4, "batch_size": 32, "lr": 0.02})
-    model = train_run(train, {"out": root / "model"}).path
+    model = run_stage("train", train, Place(root / "model")).path
     limits = {"parity.int8_accuracy_drop": 0.5, "parity.int8_min_agreement": 0.3, "exporter": "torchscript"}
     export = build_config(ExportConfig, options={"model": str(model), **limits})
-    return model, export_run(export, {"out": root / "graphs"}).path
+    return model, run_stage("export", export, Place(root / "graphs")).path
 
 
 def one_round(number: int, model: Path, graphs: Path, root: Path) -> None:
     """Craft adversaries with draws of their own and evaluate all engines on them."""
     from edgeproof.config import AttackConfig, EvalConfig, build_config
-    from edgeproof.stages import attack_runs, eval_run
+    from edgeproof.stages import Place, run_attacks, run_stage
 
     place = root / "round"
     attack = {
@@ -69,9 +69,9 @@ def one_round(number: int, model: Path, graphs: Path, root: Path) -> None:
         "seed": number,
         "batch_size": 16,
     }
-    made = attack_runs([build_config(AttackConfig, options=attack)], {"out": place / "attack"})[0].path
+    made = run_attacks([build_config(AttackConfig, options=attack)], Place(place / "attack"))[0].path
     config = {"engines": (str(model), str(graphs)), "sets": (str(made),), "throughput": False}
-    eval_run(build_config(EvalConfig, options=config), {"out": place / "eval"})
+    run_stage("eval", build_config(EvalConfig, options=config), Place(place / "eval"))
     shutil.rmtree(place)
 
 

@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 ROWS = (
     ("cli", "__main__"),
     ("commands",),
-    ("stages",),
     ("studies",),
+    ("stages",),
     ("deployment", "poisoning", "reports"),
     ("training",),
     ("attacks",),

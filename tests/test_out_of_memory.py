@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -88,14 +89,12 @@ def test_a_full_disk_ends_a_stage_in_one_line_that_says_what_is_kept(tmp_path_fa
     from edgeproof.runs import Run
     from edgeproof.stages import interruptible
 
-    def stage() -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", "x")
+    def fill_up(root: Path) -> None:
+        outs: list[Run] = []
+        with interruptible(outs), Run.start("toy", "toy", config={}, root=root) as out:
+            outs.append(out)
+            raise OSError(errno.ENOSPC, "No space left on device", "x")
 
-    with (
-        Run.start("toy", "toy", config={}, root=tmp_path_factory.mktemp("runs")) as out,
-        pytest.raises(
-            ExhaustedError,
-            match=r"disk is full \(.*No space left.*\); free some space; what was saved is in .*toy.*continues it",
-        ),
-    ):
-        interruptible(stage, [out])
+    message = r"disk is full \(.*No space left.*\); free some space; what was saved is in .*toy.*continues it"
+    with pytest.raises(ExhaustedError, match=message):
+        fill_up(tmp_path_factory.mktemp("runs"))

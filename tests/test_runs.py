@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -63,13 +64,13 @@ def test_an_input_counts_by_its_content(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_run_is_continued_with_what_it_holds(tmp_path: Path) -> None:
-    with Run.start("attack", "toy", config=CONFIG, root=tmp_path) as run:
+    with closing(Run.start("attack", "toy", config=CONFIG, root=tmp_path)) as run:
         (run.path / "shards").mkdir()
         (run.path / "shards" / "0.npz").write_bytes(b"part")
     with Run.start("attack", "toy", config=CONFIG, root=tmp_path) as again:
         assert not again.done
         assert (again.path / "shards" / "0.npz").read_bytes() == b"part"
-        again.finish(discard=("shards",))
+        again.intermediate("shards")
     assert not (again.path / "shards").exists()
     assert again.outputs() == []
 
@@ -193,7 +194,8 @@ def test_what_is_kept_apart_is_no_output(tmp_path: Path) -> None:
     for name in ("study.json", "jobs/a/manifest.json", "logs/a.log"):
         (run.path / name).parent.mkdir(parents=True, exist_ok=True)
         (run.path / name).write_text("{}")
-    run.finish(apart=("jobs", "logs"))
+    run.apart("jobs", "logs")
+    run.finish()
     assert run.outputs() == ["study.json"]
     assert (run.path / "jobs/a/manifest.json").exists()
 
@@ -208,7 +210,7 @@ def test_a_run_is_known_by_its_identity_where_its_configuration_holds_paths(tmp_
 
 
 def test_what_a_killed_process_was_writing_is_swept_away_but_not_from_another_run(tmp_path: Path) -> None:
-    with Run.start("study", "s", config={}, out=tmp_path / "run") as run:
+    with closing(Run.start("study", "s", config={}, out=tmp_path / "run")) as run:
         inner = Run.start("job", "j", config={}, out=run.path / "jobs" / "j")
         for folder in (run.path / "shards", inner.path):
             folder.mkdir(exist_ok=True)
@@ -286,7 +288,7 @@ def test_a_link_in_a_run_folder_is_not_followed(tmp_path: Path, name: str, prese
 
 def test_a_folder_in_a_run_folder_is_no_link_either(tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
-    with Run.start("train", "toy", config=CONFIG, root=tmp_path) as run:
+    with closing(Run.start("train", "toy", config=CONFIG, root=tmp_path)) as run:
         (run.path / "state").symlink_to(tmp_path / "outside", target_is_directory=True)
     with pytest.raises(RunError, match="holds a link, state"):
         Run.start("train", "toy", config=CONFIG, root=tmp_path)
@@ -349,7 +351,7 @@ def test_what_fresh_replaces_is_kept_until_the_new_run_is_finished(tmp_path: Pat
         (run.path / "model.bin").write_bytes(b"first")
         run.finish()
     for content in (b"second", b"third"):  # neither is finished
-        with Run.start("train", "toy", config=CONFIG, out=tmp_path / "m", fresh=True) as run:
+        with closing(Run.start("train", "toy", config=CONFIG, out=tmp_path / "m", fresh=True)) as run:
             (run.path / "half.bin").write_bytes(content)
         assert (tmp_path / "m" / ".replaced" / "model.bin").read_bytes() == b"first"
     with Run.start("train", "toy", config=CONFIG, out=tmp_path / "m") as run:
@@ -366,7 +368,7 @@ def test_what_fresh_replaces_is_kept_until_the_new_run_is_finished(tmp_path: Pat
 def test_a_refused_command_does_not_claim_its_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError), Run.start("train", "toy", config={"shard": "3/2"}, out=tmp_path / "m"):
         raise ConfigError("no such shard")
-    with Run.start("train", "toy", config={"shard": "2/2"}, out=tmp_path / "m") as run:
+    with closing(Run.start("train", "toy", config={"shard": "2/2"}, out=tmp_path / "m")) as run:
         assert not run.done
 
 

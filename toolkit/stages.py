@@ -1,14 +1,18 @@
-"""The stages in their run folders: what each is called by, what it was made from, and how it is continued."""
+"""The stages in their run folders: one table of what each is called by, made from and carried out by.
+
+The command line, the studies and the Python API run stages from here.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import importlib
+import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
-
-import click
+from typing import Any
 
 from edgeproof.config import (
     AttackConfig,
@@ -32,235 +36,309 @@ from edgeproof.runs.manifest import Manifest
 from edgeproof.system.distributed import first, share
 from edgeproof.system.out_of_memory import exhausted
 
-R = TypeVar("R")
+Inputs = Mapping[str, Path]
+LOG = logging.getLogger(__name__)
 
 
-def run_stage(
-    config: Strict,
-    stage: Callable[[Any, Run], object],
-    *,
-    kind: str,
-    name: str,
-    inputs: Mapping[str, Path],
-    values: Mapping[str, Any],
-) -> Run:
-    """Run one stage in its folder; a finished run of the same configuration and inputs is returned as it is."""
-    with start_run(config, kind=kind, name=name, inputs=inputs, values=values) as out:
-        carry_out(lambda: stage(config, out), [out])
-    return out
+@dataclass(frozen=True)
+class Stage:
+    """One kind of work with a run folder.
 
-
-def start_run(config: Strict, *, kind: str, name: str, inputs: Mapping[str, Path], values: Mapping[str, Any]) -> Run:
-    """Open the folder of a stage; of several processes the first holds it, and the others know what is in it."""
-    plain = config.model_dump(mode="json")
-    place = {"out": values.get("out"), "fresh": values.get("fresh", False)}
-    run = Run.start(kind, name, config=plain, inputs=inputs, seed=plain.get("seed"), **place) if first() else None
-    path, manifest = share(
-        (str(run.path), run.manifest and run.manifest.model_dump(mode="json")) if run else ("", None)
-    )
-    return run or Run(Path(path), Manifest.model_validate(manifest) if manifest else None)
-
-
-def carry_out(stage: Callable[[], object], outs: Sequence[Run]) -> None:
-    """Run a stage unless all its folders are finished."""
-    for out in outs:
-        if out.done:
-            click.echo(f"already done: {out.path}", err=True)
-    if not all(out.done for out in outs):
-        interruptible(stage, outs)
-
-
-def interruptible(stage: Callable[[], R], outs: Sequence[Run]) -> R:
-    """Run a stage, and say what an interruption, a full disk or a lack of memory leaves.
-
-    Raises:
-        ExhaustedError: In place of whatever a library raises when disk or memory are at their end.
+    Attributes:
+        kind: Of its run folder, as the manifest has it.
+        config: What it is configured by.
+        function: "module:function", called as `function(config, out)`; imported when it is run.
+        name: What a person recognises the folder by, from the configuration.
+        inputs: Role to path of what it reads, from the configuration; their content is part of the run's identity.
     """
-    kept = f"what was saved is in {', '.join(str(out.path) for out in outs)}, and the same command continues it"
-    try:
-        return stage()
-    except KeyboardInterrupt:
-        click.echo(f"interrupted; {kept}", err=True)
-        raise
-    except Exception as error:
-        what = exhausted(error)
-        if not what:
-            raise
-        advice = "free some space" if what == "disk" else "close other programs, or start anew with a smaller batch"
-        raise ExhaustedError(f"{what} is full ({first_line(error)}); {advice}; {kept}") from error
+
+    kind: str
+    config: type[Strict]
+    function: str
+    name: Callable[[Any], str]
+    inputs: Callable[[Any], Inputs]
+
+    def load(self) -> Callable[[Any, Run], object]:
+        """Import what carries it out."""
+        module, _, name = self.function.partition(":")
+        function: Callable[[Any, Run], object] = getattr(importlib.import_module(module), name)
+        return function
 
 
-def train_run(config: TrainConfig, values: Mapping[str, Any]) -> Run:
-    """Train a classifier."""
-    from edgeproof.training.loop import train
+@dataclass(frozen=True)
+class Place:
+    """Where a run goes.
 
-    name = f"{slug(config.data.name)}-{config.model}"
-    return run_stage(config, train, kind="train", name=name, inputs=config.inputs(), values=values)
+    Attributes:
+        out: The folder (default: one under EDGEPROOF_RUNS, else `runs/`, named after the run's content).
+        fresh: Whether to start over in place of continuing.
+    """
 
-
-def poison_run(config: PoisonConfig, values: Mapping[str, Any]) -> Run:
-    """Make training images that confuse whoever trains on them."""
-    from edgeproof.poisoning.base import poison
-
-    name = f"{slug(config.data.name)}-{config.method}-{slug(format_eps(config.eps))}"
-    return run_stage(config, poison, kind="poison", name=name, inputs=config.inputs(), values=values)
+    out: Path | None = None
+    fresh: bool = False
 
 
-def import_run(config: ImportConfig, values: Mapping[str, Any]) -> Run:
-    """Take a network and weights of the user's own."""
-    from edgeproof.models.own import import_model
-
-    inputs = {"weights": Path(config.weights)}
-    name = f"{slug(config.data.name)}-{slug(config.model)}"
-    return run_stage(config, import_model, kind="train", name=name, inputs=inputs, values=values)
+def _paths(**named: str | None) -> Inputs:
+    return {role.replace("_", " "): Path(path) for role, path in named.items() if path is not None}
 
 
-def attack_runs(configs: Sequence[AttackConfig], values: Mapping[str, Any]) -> list[Run]:
-    """Craft the adversarial sets of one attack, a run for each budget; they share what work can be shared."""
-    from edgeproof.attacks.craft import attack_sweep
+def _engine_inputs(specs: Sequence[str]) -> Inputs:
     from edgeproof.engines.specs import spec_path
 
-    if len(configs) > 1 and values.get("out"):
-        raise ConfigError(
-            f"--out names one folder and there are {len(configs)} budgets; leave it out or give one --eps"
-        )
-    with contextlib.ExitStack() as held:
-        outs = []
-        for config in configs:
-            name = f"{slug(config.model)}-{config.attack}-{slug(format_eps(config.eps))}"
-            inputs = {"model": spec_path(config.model)}
-            inputs |= {"deployed": Path(config.deployed)} if config.deployed else {}
-            inputs |= {f"build {n}": Path(path) for n, path in enumerate(config.ensemble_builds or (), start=1)}
-            outs.append(held.enter_context(start_run(config, kind="attack", name=name, inputs=inputs, values=values)))
-        carry_out(lambda: attack_sweep(configs, outs), outs)
-    return outs
+    return {f"engine {number}": spec_path(text) for number, text in enumerate(specs)}
 
 
-def falsify_run(config: FalsifyConfig, values: Mapping[str, Any]) -> Run:
-    """Look for counterexamples to properties of graphs."""
-    from edgeproof.attacks.properties.instances import answer_instances, read_instances
+def _train_inputs(config: TrainConfig) -> Inputs:
+    return _paths(start=config.start_from, poison=config.poison, costs=config.objective_params.get("costs"))
+
+
+def _attack_inputs(config: AttackConfig) -> Inputs:
+    from edgeproof.engines.specs import spec_path
+
+    builds = {f"build {number}": Path(path) for number, path in enumerate(config.ensemble_builds or (), start=1)}
+    return {"model": spec_path(config.model), **_paths(deployed=config.deployed), **builds}
+
+
+def _falsify_inputs(config: FalsifyConfig) -> Inputs:
+    from edgeproof.attacks.properties.instances import read_instances
 
     found = read_instances(config)
     files = {path for instance in found for path in (instance.graph, instance.vnnlib)}
     inputs = {path.name if len(found) == 1 else str(path): path for path in sorted(files)}
-    if config.instances:
-        inputs["instances"] = Path(config.instances)
-    name = slug(Path(config.instances or found[0].vnnlib).name)
-    return run_stage(config, answer_instances, kind="falsify", name=name, inputs=inputs, values=values)
+    return {**inputs, **_paths(instances=config.instances)}
 
 
-def export_run(config: ExportConfig, values: Mapping[str, Any]) -> Run:
-    """Write the graphs of a checkpoint, each past its parity gate."""
-    from edgeproof.deployment.export import export_model
-
-    return run_stage(
-        config,
-        export_model,
-        kind="export",
-        name=slug(config.model),
-        inputs={"model": Path(config.model)},
-        values=values,
-    )
+def _build_inputs(config: BuildConfig) -> Inputs:
+    cache = config.timing_cache if config.locked else None
+    return _paths(source=config.source, timing_cache=cache, prefix=config.prefix)
 
 
-def build_run(config: BuildConfig, values: Mapping[str, Any]) -> Run:
-    """Turn graphs into what a device opens."""
-    from edgeproof.deployment.build import build_graphs
-
-    inputs = {"source": Path(config.source)}
-    if config.locked and config.timing_cache:
-        inputs["timing cache"] = Path(config.timing_cache)
-    if config.prefix is not None:
-        inputs["prefix"] = Path(config.prefix)
-    name = f"{slug(Path(config.source).name)}-{config.target}"
-    return run_stage(config, build_graphs, kind="export", name=name, inputs=inputs, values=values)
+def _eval_inputs(config: EvalConfig) -> Inputs:
+    sets = {f"adversaries {number}": Path(path) for number, path in enumerate(config.sets)}
+    return {**_engine_inputs(config.engines), **sets, **_paths(costs=config.costs)}
 
 
-def eval_run(config: EvalConfig, values: Mapping[str, Any]) -> Run:
-    """Measure engines on adversarial sets and write the report."""
-    from edgeproof.engines.specs import spec_path
-    from edgeproof.evaluation.evaluate import evaluate
-    from edgeproof.reports.write import write_reports
-
-    def stage(config: EvalConfig, out: Run) -> None:
-        evaluate(config, out)
-        write_reports(out)
-        out.finish()
-
-    inputs = {f"engine {n}": spec_path(text) for n, text in enumerate(config.engines)}
-    inputs |= {f"adversaries {n}": Path(path) for n, path in enumerate(config.sets)}
-    inputs |= {"bundle": values["bundle"]} if values.get("bundle") else {}
-    inputs |= {"costs": Path(config.costs)} if config.costs else {}
-    return run_stage(
-        config, stage, kind="eval", name=slug(config.sets[0] if config.sets else "clean"), inputs=inputs, values=values
-    )
+def _quantize_inputs(config: QuantizeConfig) -> Inputs:
+    named = {"adversaries": config.adversaries, "calibration_adversaries": config.calibration_adversaries}
+    return _paths(model=config.model, **named)
 
 
-def bench_run(config: BenchConfig, values: Mapping[str, Any]) -> Run:
-    """Time engines."""
-    from edgeproof.engines.specs import spec_path
-    from edgeproof.evaluation.bench_engines import bench_engines
+#: By name, which is the verb where there is one.
+STAGES: Mapping[str, Stage] = {
+    "train": Stage(
+        "train",
+        TrainConfig,
+        "edgeproof.training.loop:train",
+        lambda config: f"{slug(config.data.name)}-{config.model}",
+        _train_inputs,
+    ),
+    "import": Stage(
+        "train",
+        ImportConfig,
+        "edgeproof.models.own:import_model",
+        lambda config: f"{slug(config.data.name)}-{slug(config.model)}",
+        lambda config: _paths(weights=config.weights),
+    ),
+    "poison": Stage(
+        "poison",
+        PoisonConfig,
+        "edgeproof.poisoning.base:poison",
+        lambda config: f"{slug(config.data.name)}-{config.method}-{slug(format_eps(config.eps))}",
+        lambda config: _paths(generator=config.reuse),
+    ),
+    "attack": Stage(
+        "attack",
+        AttackConfig,
+        "edgeproof.attacks.craft:attack",
+        lambda config: f"{slug(config.model)}-{config.attack}-{slug(format_eps(config.eps))}",
+        _attack_inputs,
+    ),
+    "falsify": Stage(
+        "falsify",
+        FalsifyConfig,
+        "edgeproof.attacks.properties.instances:answer_instances",
+        lambda config: slug(Path(config.instances or config.vnnlib or "").name),
+        _falsify_inputs,
+    ),
+    "export": Stage(
+        "export",
+        ExportConfig,
+        "edgeproof.deployment.export:export_model",
+        lambda config: slug(config.model),
+        lambda config: _paths(model=config.model),
+    ),
+    "build": Stage(
+        "export",
+        BuildConfig,
+        "edgeproof.deployment.build:build_graphs",
+        lambda config: f"{slug(Path(config.source).name)}-{config.target}",
+        _build_inputs,
+    ),
+    "quantize": Stage(
+        "export",
+        QuantizeConfig,
+        "edgeproof.deployment.int8_search:choose_build",
+        lambda config: f"{slug(config.model)}-{config.recipe}",
+        _quantize_inputs,
+    ),
+    "eval": Stage(
+        "eval",
+        EvalConfig,
+        "edgeproof.reports.write:evaluate_and_report",
+        lambda config: slug(config.sets[0] if config.sets else "clean"),
+        _eval_inputs,
+    ),
+    "bench-engines": Stage(
+        "bench",
+        BenchConfig,
+        "edgeproof.evaluation.bench_engines:bench_engines",
+        lambda config: "engines",
+        lambda config: _engine_inputs(config.engines),
+    ),
+    "bench-attacks": Stage(
+        "bench",
+        BenchAttacksConfig,
+        "edgeproof.attacks.bench_attacks:bench_attacks",
+        lambda config: f"attacks-{slug(config.model)}",
+        lambda config: _paths(model=config.model),
+    ),
+}
 
-    def stage(config: BenchConfig, out: Run) -> None:
-        bench_engines(config, out)
-        out.finish()
 
-    inputs = {f"engine {n}": spec_path(text) for n, text in enumerate(config.engines)}
-    return run_stage(config, stage, kind="bench", name="engines", inputs=inputs, values=values)
+def run_stage(name: str, config: Strict, place: Place = Place(), *, inputs: Inputs | None = None) -> Run:
+    """Run one stage in its folder; a finished run of the same configuration and inputs is returned as it is.
 
+    Args:
+        name: Of the stage in `STAGES`.
+        config: Of the stage's kind.
+        place: Where the run goes.
+        inputs: What it is made from beyond what the configuration names.
 
-def bench_attacks_run(config: BenchAttacksConfig, values: Mapping[str, Any]) -> Run:
-    """Time attacks."""
-    from edgeproof.attacks.bench_attacks import bench_attacks
-
-    def stage(config: BenchAttacksConfig, out: Run) -> None:
-        bench_attacks(config, out)
-        out.finish()
-
-    inputs = {"model": Path(config.model)}
-    return run_stage(config, stage, kind="bench", name=f"attacks-{slug(config.model)}", inputs=inputs, values=values)
-
-
-def quantize_run(config: QuantizeConfig, values: Mapping[str, Any]) -> Run:
-    """Choose an INT8 build."""
-    from edgeproof.deployment.int8_search import choose_build
-
-    inputs = {"model": Path(config.model), "adversaries": Path(config.adversaries)}
-    if config.calibration_adversaries:
-        inputs["calibration adversaries"] = Path(config.calibration_adversaries)
-    name = f"{slug(config.model)}-{config.recipe}"
-    return run_stage(config, choose_build, kind="export", name=name, inputs=inputs, values=values)
+    Raises:
+        ToolkitError: As the stage and `Run.start` do.
+    """
+    with open_runs(name, [config], place, inputs=inputs) as (out,):
+        if not out.done:
+            STAGES[name].load()(config, out)
+    return out
 
 
-def merged_run(paths: Sequence[Path], values: Mapping[str, Any]) -> Run:
+def run_attacks(configs: Sequence[AttackConfig], place: Place = Place()) -> list[Run]:
+    """Craft the adversarial sets of one attack, a run for each budget; they share what work can be shared."""
+    if len(configs) > 1 and place.out:
+        raise ConfigError(
+            f"--out names one folder and there are {len(configs)} budgets; leave it out or give one --eps"
+        )
+    with open_runs("attack", configs, place) as outs:
+        if not all(out.done for out in outs):
+            from edgeproof.attacks.craft import attack_sweep
+
+            attack_sweep(configs, outs)
+    return outs
+
+
+def merge_runs(paths: Sequence[Path], place: Place = Place()) -> Run:
     """Join the shards of an attack or an evaluation."""
     from edgeproof.evaluation.merge import merge, open_shards, whole_config
     from edgeproof.reports.write import write_reports
 
     runs, shards = open_shards(paths)
-    place = {"out": values.get("out"), "fresh": values.get("fresh", False)}
     inputs = {f"shard {shard}": run.path for run, shard in zip(runs, shards, strict=True)}
-    config, seed = whole_config(runs[0]), runs[0].config.get("seed")
-
-    def stage() -> None:
-        merge(runs, shards, out)
-        if not out.done:
-            write_reports(out)
-            out.finish()
-
-    with Run.start(runs[0].kind, "merged", config=config, inputs=inputs, seed=seed, **place) as out:
-        carry_out(stage, [out])
+    outs: list[Run] = []
+    with (
+        interruptible(outs),
+        Run.start(
+            runs[0].kind,
+            "merged",
+            config=whole_config(runs[0]),
+            inputs=inputs,
+            seed=runs[0].config.get("seed"),
+            out=place.out,
+            fresh=place.fresh,
+        ) as out,
+    ):
+        outs.append(out)
+        if out.done:
+            _say_done(out)
+        else:
+            merge(runs, shards, out)
+            if out.kind == "eval":
+                write_reports(out)
     return out
 
 
-def bundled(bundle: Path, *, backends: Sequence[str], build: bool) -> dict[str, Any]:
+@contextlib.contextmanager
+def open_runs(
+    name: str, configs: Sequence[Strict], place: Place, *, inputs: Inputs | None = None
+) -> Iterator[list[Run]]:
+    """Open the folders of a stage's runs, say which are finished already, and finish the others when the block ends well.
+
+    Of several processes the first holds the folders, and the others know what is in them.
+    """
+    stage, outs = STAGES[name], list[Run]()
+    with interruptible(outs), contextlib.ExitStack() as held:
+        for config in configs:
+            outs.append(held.enter_context(_start(stage, config, place, inputs or {})))
+            if outs[-1].done:
+                _say_done(outs[-1])
+        yield outs
+
+
+def _start(stage: Stage, config: Strict, place: Place, inputs: Inputs) -> Run:
+    if not first():
+        path, manifest = share(("", None))
+        return Run(Path(path), Manifest.model_validate(manifest) if manifest else None)
+    plain = config.model_dump(mode="json")
+    run = Run.start(
+        stage.kind,
+        stage.name(config),
+        config=plain,
+        inputs={**stage.inputs(config), **inputs},
+        seed=plain.get("seed"),
+        out=place.out,
+        fresh=place.fresh,
+    )
+    share((str(run.path), run.manifest and run.manifest.model_dump(mode="json")))
+    return run
+
+
+def _say_done(out: Run) -> None:
+    LOG.info(f"already done: {out.path}")
+
+
+@contextlib.contextmanager
+def interruptible(outs: Sequence[Run]) -> Iterator[None]:
+    """Say what an interruption, a full disk or a lack of memory in the block leaves in these folders.
+
+    Raises:
+        ExhaustedError: In place of whatever a library raises when disk or memory are at their end.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        if outs:
+            LOG.warning(f"interrupted; {_kept(outs)}")
+        raise
+    except Exception as error:
+        what = exhausted(error)
+        if not what or not outs:
+            raise
+        advice = "free some space" if what == "disk" else "close other programs, or start over with a smaller batch"
+        raise ExhaustedError(f"{what} is full ({first_line(error)}); {advice}; {_kept(outs)}") from error
+
+
+def _kept(outs: Sequence[Run]) -> str:
+    return f"what was saved is in {', '.join(str(out.path) for out in outs)}, and the same command continues it"
+
+
+def unpack(bundle: Path, *, backends: Sequence[str], build: bool) -> dict[str, Any]:
     """Unpack a bundle and return its evaluation, of plans built here where that is asked for."""
     from edgeproof.evaluation.bundled import unpack_bundle
 
     config = unpack_bundle(bundle, backends=backends).model_dump()
     if build:
         folders = dict.fromkeys(config["engines"])
-        plans = [build_run(BuildConfig(source=folder, target="tensorrt"), {}) for folder in folders]
+        plans = [run_stage("build", BuildConfig(source=folder, target="tensorrt")) for folder in folders]
         config |= {"engines": tuple(str(run.path) for run in plans), "device": "cuda"}
     return config
 
@@ -269,16 +347,16 @@ DEMO_TRAIN = {"data.name": "digits", "model": "small-cnn", "epochs": 8, "batch_s
 DEMO_ATTACKS = (("fgsm", "0.1"), ("pgd-linf", "0.05"), ("pgd-linf", "0.1"), ("noise", "0.1"))
 
 
-def demo_run(values: Mapping[str, Any]) -> Run:
+def demo(place: Place = Place()) -> Run:
     """Run all stages on handwritten digits and return the evaluation."""
-    here = {"fresh": values["fresh"]}
-    model = str(train_run(build_config(TrainConfig, options=DEMO_TRAIN), here).path)
+    here = Place(fresh=place.fresh)
+    model = str(run_stage("train", build_config(TrainConfig, options=DEMO_TRAIN), here).path)
     shared = {"model": model, "pixels": "uint8"}
     configs = [build_config(AttackConfig, options={**shared, "attack": name, "eps": eps}) for name, eps in DEMO_ATTACKS]
-    sets = tuple(str(attack_runs([config], here)[0].path) for config in configs)
-    graphs = export_run(build_config(ExportConfig, options={"model": model}), here)
-    config = build_config(EvalConfig, options={"engines": (model, str(graphs.path)), "sets": sets})
-    return eval_run(config, values)
+    sets = tuple(str(run_attacks([config], here)[0].path) for config in configs)
+    graphs = run_stage("export", build_config(ExportConfig, options={"model": model}), here)
+    engines = {"engines": (model, str(graphs.path)), "sets": sets}
+    return run_stage("eval", build_config(EvalConfig, options=engines), place)
 
 
 def slug(text: str) -> str:

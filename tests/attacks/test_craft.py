@@ -34,7 +34,8 @@ def run(folder: Path, *, name: str = "pgd-linf", network=None, data: LabelledIma
             find_attack(name), network or small_network().float(), data or labelled_images(), out=out, **settings
         )
         save_adversarial_set(out, made)
-        out.finish(discard=(SHARDS,))
+        out.intermediate(SHARDS)
+        out.finish()
     return made
 
 

@@ -39,7 +39,8 @@ def small_stage(out: Path) -> int:
         assert len(found) == 2
         write_json(run.path / "sum.json", int(np.sum(found)))
         (run.path / "plain.txt").write_text("not atomic", encoding="utf-8")
-        run.finish(discard=("shards",))
+        run.intermediate("shards")
+        run.finish()
     return 0
 
 

@@ -11,6 +11,7 @@ from edgeproof.config import TrainConfig
 from edgeproof.errors import ModelError
 from edgeproof.models.base import load_classifier
 from edgeproof.runs import Run
+from edgeproof.stages import STAGES
 from tests.training.test_loop import configure, history, run
 
 
@@ -44,8 +45,8 @@ def test_a_start_of_another_kind_is_refused(first: Run, tmp_path: Path) -> None:
 
 def test_the_start_and_the_costs_are_inputs_of_the_run() -> None:
     config = TrainConfig(start_from="runs/a", objective_params={"costs": "c.csv"})
-    assert config.inputs() == {"start": Path("runs/a"), "costs": Path("c.csv")}
-    assert TrainConfig().inputs() == {}
+    assert STAGES["train"].inputs(config) == {"start": Path("runs/a"), "costs": Path("c.csv")}
+    assert STAGES["train"].inputs(TrainConfig()) == {}
 
 
 def test_the_history_has_the_shape_of_each_layers_weights(first: Run) -> None:

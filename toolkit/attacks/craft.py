@@ -80,7 +80,7 @@ def attack_sweep(configs: Sequence[AttackConfig], outs: Sequence[Run]) -> None:
         )
         for (_, out), made in zip(left, sets, strict=False):  # only the first process has the sets
             save_adversarial_set(out, made)
-            out.finish(discard=(SHARDS, FIT))
+            out.intermediate(SHARDS, FIT)
 
 
 def craft_sets(

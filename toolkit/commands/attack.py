@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -19,19 +20,19 @@ from edgeproof.commands.printing import emit, show_answers
 from edgeproof.config import AttackConfig, FalsifyConfig
 from edgeproof.errors import ConfigError
 from edgeproof.plugins.registry import CALLERS, Entry
-from edgeproof.stages import attack_runs, falsify_run
+from edgeproof.stages import Place, run_attacks, run_stage
 
 
 def attack_command(entry: Entry) -> click.Command:
     """Make the command of one attack: its own parameters first, then what all attacks share."""
 
-    def craft(**values: Any) -> None:
+    def craft(out: Path | None, fresh: bool, as_json: bool, **values: Any) -> None:
         params = {f"params.{key}": value for key, value in given_params(entry, values).items()}
         budgets = dict.fromkeys(values.pop("budgets") or (None,))
         fixed = [{"attack": entry.name, **({"eps": eps} if eps else {}), **params} for eps in budgets]
         configs = [read_config(AttackConfig, dict(values), **each) for each in fixed]
-        for out in attack_runs(configs, values):
-            emit(out, values)
+        for run in run_attacks(configs, Place(out, fresh)):
+            emit(run, as_json=as_json)
 
     budget = click.Option(
         ["--eps", "budgets"], multiple=True, help="budget in [0, 1] pixel units, such as 8/255; repeatable"
@@ -57,7 +58,7 @@ def attack_command(entry: Entry) -> click.Command:
     params=[*config_options(FalsifyConfig), *RUN_OPTIONS],
 )
 @click.pass_context
-def attack(ctx: click.Context, /, **values: Any) -> None:
+def attack(ctx: click.Context, /, out: Path | None, fresh: bool, as_json: bool, **values: Any) -> None:
     """Craft adversaries of a source model: `attack NAME --model RUN --eps 8/255`.
 
     Without a NAME, look for a counterexample to a VNN-LIB property: `attack --vnnlib FILE --graph FILE.onnx` answers sat, with
@@ -65,8 +66,9 @@ def attack(ctx: click.Context, /, **values: Any) -> None:
     """
     if ctx.invoked_subcommand is None:
         config = read_config(FalsifyConfig, values)
-        show_answers(falsify_run(config, values), values, single=config.instances is None)
-    elif any(value not in (None, (), False) for value in values.values()):
+        run = run_stage("falsify", config, Place(out, fresh))
+        show_answers(run, as_json=as_json, single=config.instances is None)
+    elif any(value not in (None, (), False) for value in (out, fresh, as_json, *values.values())):
         raise ConfigError(
             f"options before {ctx.invoked_subcommand!r} belong to --vnnlib; give those of an attack behind its name"
         )

@@ -13,7 +13,8 @@ from edgeproof.commands.printing import emit, finish_eval
 from edgeproof.config import EvalConfig
 from edgeproof.errors import ConfigError
 from edgeproof.runs import Run
-from edgeproof.stages import bundled, demo_run, eval_run, merged_run
+from edgeproof.stages import Place, merge_runs, run_stage, unpack
+from edgeproof.stages import demo as run_demo
 from edgeproof.system.links import refuse_links
 
 
@@ -33,19 +34,28 @@ from edgeproof.system.links import refuse_links
         *RUN_OPTIONS,
     ],
 )
-def eval_(**values: Any) -> None:
+def eval_(
+    bundle: Path | None,
+    backends: tuple[str, ...],
+    build: bool,
+    out: Path | None,
+    fresh: bool,
+    as_json: bool,
+    **values: Any,
+) -> None:
     """Measure engines on the clean images and on adversarial sets; exit status 1 when a gate fails."""
-    backends, build = values.pop("backends"), values.pop("build")
-    if not values["bundle"] and (backends or build):
+    if not bundle and (backends or build):
         raise ConfigError("--backend and --build are for the graphs of a bundle; add --bundle FILE.zip")
-    base = bundled(values["bundle"], backends=backends, build=build) if values["bundle"] else {}
-    finish_eval(eval_run(read_config(EvalConfig, values, base=base), values), values)
+    base = unpack(bundle, backends=backends, build=build) if bundle else {}
+    config = read_config(EvalConfig, values, base=base)
+    run = run_stage("eval", config, Place(out, fresh), inputs={"bundle": bundle} if bundle else {})
+    finish_eval(run, as_json=as_json)
 
 
 @click.command(params=RUN_OPTIONS)
-def demo(**values: Any) -> None:
+def demo(out: Path | None, fresh: bool, as_json: bool) -> None:
     """Train, attack, export, evaluate and report on handwritten digits, in about a minute and without a download."""
-    finish_eval(demo_run(values), values)
+    finish_eval(run_demo(Place(out, fresh)), as_json=as_json)
 
 
 @click.command()
@@ -64,13 +74,13 @@ def report(run: Path) -> None:
 @click.command(
     params=[click.Argument(["shards"], nargs=-1, required=True, type=click.Path(path_type=Path)), *RUN_OPTIONS]
 )
-def merge(shards: tuple[Path, ...], **values: Any) -> None:
+def merge(shards: tuple[Path, ...], out: Path | None, fresh: bool, as_json: bool) -> None:
     """Join the runs of `attack --shard I/N`, or of `eval --shard I/N`, into the run of the whole."""
-    out = merged_run(shards, values)
-    if out.kind == "eval":
-        finish_eval(out, values)
+    run = merge_runs(shards, Place(out, fresh))
+    if run.kind == "eval":
+        finish_eval(run, as_json=as_json)
     else:
-        emit(out, values)
+        emit(run, as_json=as_json)
 
 
 @click.command()

@@ -12,7 +12,7 @@ from edgeproof.commands.printing import emit, show_search
 from edgeproof.config import BuildConfig, EvalConfig, ExportConfig, QuantizeConfig, build_config
 from edgeproof.errors import ConfigError
 from edgeproof.runs import Run
-from edgeproof.stages import build_run, export_run, quantize_run
+from edgeproof.stages import Place, run_stage
 
 #: Of an evaluation, what a bundle takes from the command line.
 PACKED = {"sets", "reference", "fail_under", "max_drop", "max_cost", "protect", "cost", "side"}
@@ -29,7 +29,7 @@ PACKED = {"sets", "reference", "fail_under", "max_drop", "max_cost", "protect", 
         *RUN_OPTIONS,
     ]
 )
-def export(**values: Any) -> None:
+def export(out: Path | None, fresh: bool, as_json: bool, **values: Any) -> None:
     """Export a checkpoint to ONNX: FP32, FP16 and INT8 graphs, each past a parity gate on labelled images.
 
     With --from, bring a graph to what a device opens, on that device and without PyTorch: --target tensorrt or openvino; a
@@ -38,23 +38,23 @@ def export(**values: Any) -> None:
     bundle, packed = values.pop("bundle"), {key: values.pop(f"config_{key}") for key in PACKED}
     if not bundle and any(packed.values()):
         raise ConfigError("adversaries and limits are packed for a device's eval; add --bundle FILE.zip")
-    out = _exported(values, pack_only=bool(bundle))
+    run = _exported(values, Place(out, fresh), pack_only=bool(bundle))
     if bundle:
         from edgeproof.evaluation.bundle import write_bundle
 
         sets = [Path(path) for path in packed.pop("sets")]
-        write_bundle(bundle, models=[out.path], sets=sets, config=build_config(EvalConfig, options=packed))
+        write_bundle(bundle, models=[run.path], sets=sets, config=build_config(EvalConfig, options=packed))
         click.echo(f"bundle: {bundle}, {bundle.stat().st_size / 1e6:.1f} MB", err=True)
-    emit(out, values, **({"bundle": str(bundle)} if bundle else {}))
+    emit(run, as_json=as_json, **({"bundle": str(bundle)} if bundle else {}))
 
 
 @click.command(params=[*config_options(QuantizeConfig), *RUN_OPTIONS])
-def quantize(**values: Any) -> None:
+def quantize(out: Path | None, fresh: bool, as_json: bool, **values: Any) -> None:
     """Choose an INT8 build by its accuracy under attack on validation images; the run is one of `export`."""
-    show_search(quantize_run(read_config(QuantizeConfig, values), values), values)
+    show_search(run_stage("quantize", read_config(QuantizeConfig, values), Place(out, fresh)), as_json=as_json)
 
 
-def _exported(values: dict[str, Any], *, pack_only: bool) -> Run:
+def _exported(values: dict[str, Any], place: Place, *, pack_only: bool) -> Run:
     """Export a checkpoint, or turn a graph into another form; an export run that is only to be packed is left as it is."""
     built, export_only = given_options(BuildConfig, values), given_options(ExportConfig, values)
     if built and export_only:
@@ -62,8 +62,8 @@ def _exported(values: dict[str, Any], *, pack_only: bool) -> Run:
     if built and "--from" not in built:
         raise ConfigError(f"{built[0]} is for a graph; name it with --from GRAPH.onnx")
     if not built:
-        return export_run(read_config(ExportConfig, values), values)
+        return run_stage("export", read_config(ExportConfig, values), place)
     config = read_config(BuildConfig, values)
     if pack_only and built == ["--from"] and Path(config.source).is_dir():
         return Run.open(config.source, kind="export")
-    return build_run(config, values)
+    return run_stage("build", config, place)

@@ -7,7 +7,7 @@ import json
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from edgeproof.evaluation.weights import LayerRecord
 
 
-def emit(out: Run, values: Mapping[str, Any], **more: object) -> None:
+def emit(out: Run, *, as_json: bool, **more: object) -> None:
     """Print the run folder, or a JSON object with it."""
     result = {"run": str(out.path), "outputs": out.outputs(), **more}
-    click.echo(json.dumps(result) if values.get("as_json") else str(out.path))
+    click.echo(json.dumps(result) if as_json else str(out.path))
 
 
 def explain(error: BaseException) -> tuple[int, str]:
@@ -55,7 +55,7 @@ def _plugin_at_fault(error: BaseException) -> str:
     return next((name for name in reversed(called) if name in files), "")
 
 
-def finish_eval(out: Run, values: Mapping[str, Any]) -> None:
+def finish_eval(out: Run, *, as_json: bool) -> None:
     """Show the table, print the result and leave with 1 when a gate has failed."""
     from edgeproof.evaluation.saved import read_results
     from edgeproof.reports.terminal import print_results
@@ -63,43 +63,43 @@ def finish_eval(out: Run, values: Mapping[str, Any]) -> None:
     results = read_results(out.file("results.json"))
     print_results(results)
     click.echo(f"report: {out.path / 'report.html'}", err=True)
-    emit(out, values, gates=[gate.model_dump() for gate in results.gates])
+    emit(out, as_json=as_json, gates=[gate.model_dump() for gate in results.gates])
     if not all(gate.passed for gate in results.gates):
         sys.exit(1)
 
 
-def show_answers(out: Run, values: Mapping[str, Any], *, single: bool) -> None:
+def show_answers(out: Run, *, as_json: bool, single: bool) -> None:
     """Print the answer to one property in VNN-COMP's format, or the run folder of many."""
     from edgeproof.attacks.properties.instances import format_answer, read_answers
 
     records, counterexamples = read_answers(out)
-    if values.get("as_json"):
-        emit(out, values, answers=[record.model_dump() for record in records])
+    if as_json:
+        emit(out, as_json=as_json, answers=[record.model_dump() for record in records])
     elif single:
         click.echo(counterexamples.get(0) or format_answer(records[0].verdict), nl=False)
         click.echo(f"run: {out.path}", err=True)
     else:
-        emit(out, values)
+        emit(out, as_json=as_json)
 
 
-def show_bench(out: Run, values: Mapping[str, Any]) -> None:
+def show_bench(out: Run, *, as_json: bool) -> None:
     """Show who was timed, and print the result, without the samples."""
     from edgeproof.evaluation.bench import BenchReport
     from edgeproof.reports.bench_text import print_bench
 
     report = read_record(out.file("bench.json"), BenchReport)
     print_bench(report, file=sys.stderr)
-    emit(out, values, cases=[case.model_dump(exclude={"seconds"}) for case in report.cases])
+    emit(out, as_json=as_json, cases=[case.model_dump(exclude={"seconds"}) for case in report.cases])
 
 
-def show_search(out: Run, values: Mapping[str, Any]) -> None:
+def show_search(out: Run, *, as_json: bool) -> None:
     """Show which builds were tried, and print the result."""
     from edgeproof.deployment.int8_search import SEARCH, SearchReport
     from edgeproof.reports.search_text import print_search
 
     report = read_record(out.file(SEARCH), SearchReport)
     print_search(report.model_dump(), file=sys.stderr)
-    emit(out, values, best=report.best, candidates=[each.model_dump() for each in report.candidates])
+    emit(out, as_json=as_json, best=report.best, candidates=[each.model_dump() for each in report.candidates])
 
 
 def show_weights(found: Mapping[str, Sequence[LayerRecord]], *, as_json: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +19,31 @@ from edgeproof.system.environment import usable_cores
 def study_command(entry: Entry) -> click.Command:
     """Make the command of one study: its own parameters first, then how it is run."""
 
-    def run(**values: Any) -> None:
+    def run(
+        preset: str,
+        chosen_seeds: tuple[int, ...],
+        overrides: tuple[str, ...],
+        processes: int,
+        ray: bool,
+        document: Path | None,
+        out: Path | None,
+        fresh: bool,
+        as_json: bool,
+        **values: Any,
+    ) -> None:
         from edgeproof.studies.base import run_study, study_params
 
-        given = {**parse_assignments(values.pop("overrides")), **given_params(entry, values)}
-        if values["chosen_seeds"]:
-            given["seeds"] = values["chosen_seeds"]
-        params = study_params(entry, preset=values["preset"], given=given)
+        given = {**parse_assignments(overrides), **given_params(entry, values)}
+        if chosen_seeds:
+            given["seeds"] = chosen_seeds
+        params = study_params(entry, preset=preset, given=given)
         config = {"study": entry.name, "params": params}
-        place = {"out": values["out"], "fresh": values["fresh"]}
-        with Run.start("study", entry.name, config=config, **place) as out:
-            how = {key: values[key] for key in ("processes", "ray", "document")}
-            results = interruptible(partial(run_study, entry, params, out=out, **how), [out])
-        click.echo(f"report: {out.path / 'report.html'}", err=True)
-        emit(out, values, verdicts=[verdict.model_dump() for verdict in results.verdicts])
+        outs: list[Run] = []
+        with interruptible(outs), Run.start("study", entry.name, config=config, out=out, fresh=fresh) as folder:
+            outs.append(folder)
+            results = run_study(entry, params, out=folder, processes=processes, ray=ray, document=document)
+        click.echo(f"report: {folder.path / 'report.html'}", err=True)
+        emit(folder, as_json=as_json, verdicts=[verdict.model_dump() for verdict in results.verdicts])
 
     return click.Command(
         entry.name,

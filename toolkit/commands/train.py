@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -9,25 +10,25 @@ import click
 from edgeproof.commands.options import RUN_OPTIONS, config_options, read_config
 from edgeproof.commands.printing import emit, show_detection
 from edgeproof.config import DetectConfig, ImportConfig, PoisonConfig, TrainConfig
-from edgeproof.stages import import_run, poison_run, train_run
+from edgeproof.stages import Place, run_stage
 
 
 @click.command(params=[*config_options(TrainConfig), *RUN_OPTIONS])
-def train(**values: Any) -> None:
+def train(out: Path | None, fresh: bool, as_json: bool, **values: Any) -> None:
     """Train a classifier; the run folder holds its checkpoint and history."""
-    emit(train_run(read_config(TrainConfig, values), values), values)
+    emit(run_stage("train", read_config(TrainConfig, values), Place(out, fresh)), as_json=as_json)
 
 
 @click.command(params=[*config_options(PoisonConfig), *RUN_OPTIONS])
-def poison(**values: Any) -> None:
+def poison(out: Path | None, fresh: bool, as_json: bool, **values: Any) -> None:
     """Make poisoned training images; `train --poison RUN` trains on them."""
-    emit(poison_run(read_config(PoisonConfig, values), values), values)
+    emit(run_stage("poison", read_config(PoisonConfig, values), Place(out, fresh)), as_json=as_json)
 
 
 @click.command(name="import", params=[*config_options(ImportConfig), *RUN_OPTIONS])
-def import_(**values: Any) -> None:
+def import_(out: Path | None, fresh: bool, as_json: bool, **values: Any) -> None:
     """Take a network and weights of your own; the run folder is like that of `train`, for attack, export and eval."""
-    emit(import_run(read_config(ImportConfig, values), values), values)
+    emit(run_stage("import", read_config(ImportConfig, values), Place(out, fresh)), as_json=as_json)
 
 
 @click.command(

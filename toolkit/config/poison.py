@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -39,10 +38,6 @@ class PoisonConfig(Strict):
     device: str = Field("cpu", description="cpu or cuda")
     threads: int | None = Field(None, ge=1, le=1024, description="processor threads (default: all cores)")
     seed: int = Field(0, ge=0, le=MAX_SEED, description="seed of the generator, the victims and their order")
-
-    def inputs(self) -> dict[str, Path]:
-        """Return what a run is made from beside its data set: role to run folder or file."""
-        return {} if self.reuse is None else {"generator": Path(self.reuse)}
 
 
 class DetectConfig(Strict):

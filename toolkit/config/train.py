@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
@@ -43,11 +42,6 @@ class TrainConfig(Strict):
     squeeze: str | None = Field(
         None, description="what training images go through first: grey, jpeg=10, bits=3, blur=1"
     )
-
-    def inputs(self) -> dict[str, Path]:
-        """Return what a run is made from beside its data set: role to run folder or file."""
-        named = {"start": self.start_from, "poison": self.poison, "costs": self.objective_params.get("costs")}
-        return {role: Path(path) for role, path in named.items() if path is not None}
 
 
 class ImportConfig(Strict):

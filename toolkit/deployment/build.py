@@ -50,7 +50,6 @@ def build_graphs(config: BuildConfig, out: Run) -> None:
         for graph in graphs:
             _build(graph, config, out.path)
             advance(note=graph.name)
-    out.finish()
 
 
 def build_tensorrt(graph: Path, plan: Path, *, settings: PlanSettings | None = None) -> dict[str, Any]:

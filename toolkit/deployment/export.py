@@ -136,7 +136,6 @@ def export_model(config: ExportConfig, out: Run) -> None:
         calibration=calibration,
         train=splits.train,
     )
-    out.finish()
 
 
 def export_graphs(

@@ -208,7 +208,7 @@ def choose_build(config: QuantizeConfig, out: Run) -> SearchReport:
         layers=layers,
     )
     write_text(out.path / SEARCH, report.model_dump_json(indent=1) + "\n")
-    out.finish(discard=(_TRIES,))
+    out.intermediate(_TRIES)
     return report
 
 

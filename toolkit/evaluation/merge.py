@@ -94,7 +94,6 @@ def _merge_attack(runs: Sequence[Run], shards: Sequence[Shard], out: Run) -> Non
             indicators={name: float(mean) for name, mean in means.items()},
         ),
     )
-    out.finish()
 
 
 def _clean(parts: Sequence[LabelledImages], shards: Sequence[Shard]) -> LabelledImages:

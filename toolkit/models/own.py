@@ -102,7 +102,6 @@ def import_model(config: ImportConfig, out: Run) -> None:
     save_classifier(out.path / "model.safetensors", model)
     tried = {"split": "test", "hits": hits, "total": total}
     write_json(out.path / "history.json", {"classes": list(model.classes), "epochs": [], "imported": tried})
-    out.finish()
 
 
 def _try_out(model: Classifier, data: LabelledImages) -> tuple[int, int]:

@@ -68,7 +68,7 @@ def poison(config: PoisonConfig, out: Run) -> None:
         finished = _poisoned(config, splits, poisoned, out)
     poison_splits(splits, finished)
     save_poison(out, finished)
-    out.finish(discard=(STATE,))
+    out.intermediate(STATE)
 
 
 def _check(config: PoisonConfig) -> None:

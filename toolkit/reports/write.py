@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from edgeproof.config import EvalConfig
+from edgeproof.evaluation.evaluate import evaluate
 from edgeproof.reports.content import read_eval_run
 from edgeproof.reports.html import render_html
 from edgeproof.reports.junit import render_junit
 from edgeproof.reports.markdown import render_markdown
 from edgeproof.runs import Run, write_text
+
+
+def evaluate_and_report(config: EvalConfig, out: Run) -> None:
+    """Carry out the eval stage: measure engines on adversarial sets, and write the reports.
+
+    Raises:
+        ToolkitError: As `evaluate` does.
+    """
+    evaluate(config, out)
+    write_reports(out)
 
 
 def write_reports(out: Run) -> None:

@@ -49,6 +49,8 @@ class Run:
         self.manifest = manifest
         self._draft = dict(draft or {})
         self._verified: set[str] = set()
+        self._intermediate: list[str] = []
+        self._apart: list[str] = []
         self._lock: IO[str] | None = None
         self._started = time.monotonic()
 
@@ -191,14 +193,17 @@ class Run:
         """Return the names of a finished run's files."""
         return [record.path for record in self.manifest.outputs] if self.manifest else []
 
-    def finish(self, *, discard: tuple[str, ...] = (), apart: tuple[str, ...] = ()) -> None:
-        """Hash every file, write the manifest last and release the folder.
+    def intermediate(self, *names: str) -> None:
+        """Name files and folders of intermediate state, deleted once the manifest is written."""
+        self._intermediate += names
 
-        Args:
-            discard: Files and folders of intermediate state, deleted once the manifest is written.
-            apart: Folders that are no outputs: logs, and runs with manifests of their own.
-        """
-        skip = {LOCK, IDENTITY, _DISCARD, MANIFEST, REPLACED, ASIDE, *discard, *apart}
+    def apart(self, *names: str) -> None:
+        """Name folders that are no outputs: logs, and runs with manifests of their own."""
+        self._apart += names
+
+    def finish(self) -> None:
+        """Hash every file, write the manifest last and release the folder; the end of a `with` block does it."""
+        skip = {LOCK, IDENTITY, _DISCARD, MANIFEST, REPLACED, ASIDE, *self._intermediate, *self._apart}
         files = [path for path in sorted(self.path.rglob("*")) if path.is_file()]
         kept = [path for path in files if path.relative_to(self.path).parts[0] not in skip and ".tmp" not in path.name]
         manifest = Manifest(
@@ -214,7 +219,7 @@ class Run:
             seconds=round(time.monotonic() - self._started, 3),
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
-        write_json(self.path / _DISCARD, (*discard, REPLACED, ASIDE))
+        write_json(self.path / _DISCARD, (*self._intermediate, REPLACED, ASIDE))
         write_text(self.path / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
         self.manifest = manifest
         self._discard()
@@ -243,9 +248,14 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind and self._lock and not self.done:
-            bring_back(self.path)
-        self.close()
+        try:
+            if self._lock and not self.done:
+                if kind:
+                    bring_back(self.path)
+                else:
+                    self.finish()
+        finally:
+            self.close()
 
     def _file_record(self, path: Path) -> FileRecord:
         sync(path)  # not all writers do, and the manifest shall not outlive what it lists

@@ -121,7 +121,7 @@ def run_study(
     if out.done:
         out.amend((RESULTS, "report.html", *(file.name for file in written)))
     else:
-        out.finish(apart=("jobs", "logs"))
+        out.apart("jobs", "logs")
     return results
 
 

@@ -15,19 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeproof.config import (
-    AttackConfig,
-    EvalConfig,
-    ExportConfig,
-    PoisonConfig,
-    QuantizeConfig,
-    Strict,
-    TrainConfig,
-    build_config,
-)
+from edgeproof.config import build_config
 from edgeproof.errors import ConfigError, StudyError, nearest
 from edgeproof.plugins.trusted import name_factory
 from edgeproof.runs import MANIFEST, Run
+from edgeproof.stages import STAGES
 from edgeproof.system.progress import Advance, progress
 
 if TYPE_CHECKING:
@@ -38,15 +30,8 @@ LOG = logging.getLogger(__name__)
 
 _REFERENCE = re.compile(r"\{([A-Za-z0-9][\w.-]*)\}")
 
-#: The ordinary stages: configuration and the function that takes it and a run folder.
-_STAGES: Mapping[str, tuple[type[Strict], str]] = {
-    "train": (TrainConfig, "edgeproof.training.loop:train"),
-    "attack": (AttackConfig, "edgeproof.attacks.craft:attack"),
-    "poison": (PoisonConfig, "edgeproof.poisoning.base:poison"),
-    "export": (ExportConfig, "edgeproof.deployment.export:export_model"),
-    "quantize": (QuantizeConfig, "edgeproof.deployment.int8_search:choose_build"),
-    "eval": (EvalConfig, "edgeproof.studies.jobs:evaluate_and_report"),
-}
+#: The stages that a job may name.
+_STAGES = ("train", "attack", "poison", "export", "quantize", "eval")
 
 
 @dataclass(frozen=True)
@@ -78,7 +63,7 @@ class Job:
         """
         if self.stage not in _STAGES:
             return dict(self.config)
-        return build_config(_STAGES[self.stage][0], options=self.config).model_dump(mode="json")
+        return build_config(STAGES[self.stage].config, options=self.config).model_dump(mode="json")
 
 
 def run_jobs(
@@ -189,8 +174,6 @@ def carry_out(job: Job, *, folder: Path) -> None:
     with start_run(job, folder=folder) as out:
         if not out.done:
             stage_function(job)(_stage_config(job, out.config), out)
-            if not out.done:
-                out.finish()
 
 
 def finished_run(job: Job, *, folder: Path) -> Run | None:
@@ -221,9 +204,7 @@ def start_run(job: Job, *, folder: Path) -> Run:
 
 
 def _kind(job: Job) -> str:
-    if job.stage not in _STAGES:
-        return "job"
-    return "export" if job.stage == "quantize" else job.stage  # what it writes is used as an export run
+    return STAGES[job.stage].kind if job.stage in _STAGES else "job"
 
 
 def job_folder(name: str, *, folder: Path) -> Path:
@@ -233,23 +214,15 @@ def job_folder(name: str, *, folder: Path) -> Path:
 
 def stage_function(job: Job) -> Callable[[Any, Run], object]:
     """Import what does the job."""
-    path = _STAGES[job.stage][1] if job.stage in _STAGES else job.stage
-    module, _, name = path.partition(":")
+    if job.stage in _STAGES:
+        return STAGES[job.stage].load()
+    module, _, name = job.stage.partition(":")
     function: Callable[[Any, Run], object] = getattr(importlib.import_module(module), name)
     return function
 
 
-def evaluate_and_report(config: EvalConfig, out: Run) -> None:
-    """Run the eval stage as the command line does."""
-    from edgeproof.evaluation.evaluate import evaluate
-    from edgeproof.reports.write import write_reports
-
-    evaluate(config, out)
-    write_reports(out)
-
-
 def _stage_config(job: Job, config: Mapping[str, Any]) -> Any:
-    return _STAGES[job.stage][0].model_validate(config) if job.stage in _STAGES else config
+    return STAGES[job.stage].config.model_validate(config) if job.stage in _STAGES else config
 
 
 def _resolved(value: Any, *, folder: Path) -> Any:

@@ -297,4 +297,4 @@ def _write(config: TrainConfig, splits: Splits, state: TrainingState, out: Run) 
         "epochs": [epoch.model_dump() for epoch in state.history],
     }
     write_json(out.path / HISTORY, history)
-    out.finish(discard=(_STATE,))
+    out.intermediate(_STATE)

@@ -102,7 +102,7 @@ def answer_instances(config: FalsifyConfig, out: Run) -> None:
     rows = [f"{record.graph},{record.vnnlib},{record.verdict},{record.seconds:.3f}" for record in records]
     write_text(out.path / "results.csv", "\n".join(rows) + "\n")
     LOG.info(_summary(records))
-    out.finish(discard=(_ANSWERS,))
+    out.intermediate(_ANSWERS)
 
 
 def read_answers(run: Run) -> tuple[list[AnswerRecord], dict[int, str]]:
