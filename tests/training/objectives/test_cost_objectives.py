@@ -113,11 +113,13 @@ def test_its_controls_are_settings() -> None:
     model = classifier()
     first = convs(model)[0]
     plain = value("standard")
-    assert value("min-max", cost_weight=0, conv1=0) == pytest.approx(plain)
-    assert value("min-max", cost_weight=0) == pytest.approx(plain + r(first), rel=1e-6)
-    assert value("min-max", cost_weight=0, penalty="l2") == pytest.approx(plain + float(first.square().sum()) / 2)
+    assert value("min-max", cost_weight=0, conv1=0) == pytest.approx(plain, rel=1e-5)
+    assert value("min-max", cost_weight=0) == pytest.approx(plain + r(first), rel=1e-5)
+    assert value("min-max", cost_weight=0, penalty="l2") == pytest.approx(
+        plain + float(first.square().sum()) / 2, rel=1e-5
+    )
     by_filter = sum(r(filter_) for filter_ in first)
-    assert value("min-max", cost_weight=0, scope="filter") == pytest.approx(plain + by_filter, rel=1e-6)
+    assert value("min-max", cost_weight=0, scope="filter") == pytest.approx(plain + by_filter, rel=1e-5)
 
 
 def test_what_the_objectives_cannot_do_is_refused() -> None:
