@@ -19,7 +19,7 @@ ROWS = (
     ("studies",),
     ("stages",),
     ("deployment", "poisoning", "reports"),
-    ("training",),
+    ("training", "contracts"),
     ("attacks",),
     ("evaluation",),
     ("engines",),

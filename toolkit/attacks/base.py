@@ -152,13 +152,17 @@ def check_contract(spec: AttackSpec, x: Tensor, x_adv: Tensor, *, eps: float, pi
         pixels: "uint8" asks for whole levels too.
 
     Raises:
-        AttackContractError: For another shape or type, NaN, a value outside [0, 1], an image outside its budget or a
+        AttackContractError: For another shape or type, a gradient that is still carried, NaN, a value outside [0, 1], an image outside its budget or a
             pixel off the grid. The message has the number.
     """
     if x_adv.shape != x.shape or x_adv.dtype != x.dtype:
         raise AttackContractError(
             f"attack {spec.name!r} returned {x_adv.dtype} of shape {tuple(x_adv.shape)}; "
             f"expected {x.dtype} of shape {tuple(x.shape)}"
+        )
+    if x_adv.requires_grad:
+        raise AttackContractError(
+            f"attack {spec.name!r} returned images that still carry a gradient; expected x_adv.detach()"
         )
     if not x.numel():
         return

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from edgeproof.attacks.base import AttackSpec, Draws, check_contract, parse_stop
 from edgeproof.config import check_eps
-from edgeproof.errors import ConfigError
+from edgeproof.errors import AttackContractError, ConfigError
 from edgeproof.ops import LEVELS, l2_project, linf_project, to_grid, to_grid_inwards, universal_apply
 from edgeproof.plugins.parameters import read_params
 from edgeproof.plugins.registry import CALLERS
@@ -60,7 +60,13 @@ class Attack:
             return self.finish(x, self._perturbed(x, y))
         offered = {"deployed": self.deployed, "stop": self.stop, "draws": draws, "trace": trace}
         taken = {name: value for name, value in offered.items() if self.spec.takes(name)}
-        return self.finish(x, self.spec.function(model, x, y, eps=self.eps, **self.params, **taken))
+        version = x._version
+        x_adv = self.spec.function(model, x, y, eps=self.eps, **self.params, **taken)
+        if x._version != version or x.requires_grad:  # the budget would be measured from what it has made of them
+            raise AttackContractError(
+                f"attack {self.spec.name!r} changed the clean images in place; expected it to begin with x.clone()"
+            )
+        return self.finish(x, x_adv)
 
     def fitted(self, model: LogitsFn, x: Tensor, y: Tensor, *, draws: Draws, journal: Journal | None = None) -> Attack:
         """Return a universal attack with its perturbations fitted on these images; `journal` keeps how far it has come."""
