@@ -1,4 +1,4 @@
-"""How long a command takes before it does anything: wall seconds of `--help`, warm, beside a bare `python -c pass`.
+"""How long a command takes before it does anything: warm, in turns, as ratios to `python -c "import click"`.
 
 python benchmarks/startup.py
 """
@@ -10,19 +10,19 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 from edgeproof.system.environment import describe_environment
 
-CLI = str(Path(__file__).resolve().parent.parent / "cli.py")
+BASELINE = "import click"
 COMMANDS = {
-    "python -c pass": ["-c", "pass"],
-    "--help": [CLI, "--help"],
-    "train --help": [CLI, "train", "--help"],
-    "attack pgd-linf --help": [CLI, "attack", "pgd-linf", "--help"],
-    "list attacks": [CLI, "list", "attacks"],
+    BASELINE: ["-c", "import click"],
+    "import edgeproof": ["-c", "import edgeproof"],
+    "--help": ["-m", "edgeproof", "--help"],
+    "train --help": ["-m", "edgeproof", "train", "--help"],
+    "attack pgd-linf --help": ["-m", "edgeproof", "attack", "pgd-linf", "--help"],
+    "list attacks": ["-m", "edgeproof", "list", "attacks"],
 }
-REPEATS = 15
+ROUNDS = 10
 
 
 def seconds(arguments: list[str]) -> float:
@@ -33,15 +33,21 @@ def seconds(arguments: list[str]) -> float:
 
 
 def main() -> None:
-    """Run the commands in turn, so that a drift of the machine meets all of them, and print the medians."""
+    """Run the commands in turns, so that a drift of the machine meets all of them, and print medians and ratios."""
     samples: dict[str, list[float]] = {name: [] for name in COMMANDS}
-    for repeat in range(REPEATS + 1):
+    for turn in range(ROUNDS + 1):
         for name, arguments in COMMANDS.items():
             taken = seconds(arguments)
-            if repeat:  # the first round warms the file cache
+            if turn:  # the first warms the file cache
                 samples[name].append(taken)
-    medians = {name: round(statistics.median(values), 3) for name, values in samples.items()}
-    print(json.dumps({"median_s": medians, "samples_s": samples, "environment": describe_environment()}, indent=1))
+    medians = {name: statistics.median(values) for name, values in samples.items()}
+    result = {
+        "ratio": {name: round(median / medians[BASELINE], 2) for name, median in medians.items()},
+        "median_s": {name: round(median, 3) for name, median in medians.items()},
+        "samples_s": samples,
+        "environment": describe_environment(),
+    }
+    print(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 #: A row may import every row below it; what stands in one row does not import each other.
 ROWS = (
-    ("cli", "__main__"),
+    ("cli",),
+    ("__main__",),
     ("commands",),
     ("studies",),
     ("stages",),

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from edgeproof import commands
+from edgeproof.__main__ import main
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -34,7 +34,7 @@ def edgeproof(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
     def run(*arguments: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["cli.py", *map(str, arguments)])
         try:
-            commands.main()
+            main()
             status = 0
         except SystemExit as stop:
             status = int(stop.code or 0)
@@ -196,13 +196,25 @@ def test_an_interrupt_names_what_was_saved(edgeproof: Command, monkeypatch: pyte
 def test_help_and_lists_import_nothing_heavy(arguments: str) -> None:
     heavy = "{'torch', 'onnx', 'onnxruntime', 'openvino', 'sklearn', 'pyarrow'}"
     code = (
-        f"import sys; from edgeproof import commands; sys.argv = ['edgeproof', *{arguments.split()!r}]\n"
-        "try: commands.main()\nexcept SystemExit as stop: assert not stop.code\n"
+        f"import sys; from edgeproof.__main__ import main; sys.argv = ['edgeproof', *{arguments.split()!r}]\n"
+        "try: main()\nexcept SystemExit as stop: assert not stop.code\n"
         f"found = {heavy} & set(sys.modules); assert not found, found"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert len(result.stdout) > 100
+
+
+@pytest.mark.parametrize(
+    "code", ["import edgeproof", "sys.argv[1:] = ['--help']; main()", "sys.argv[1:] = ['list', 'attacks']; main()"]
+)
+def test_importing_help_and_lists_load_neither_numpy_nor_pydantic(code: str) -> None:
+    program = (
+        f"import sys; from edgeproof.__main__ import main\ntry: {code}\nexcept SystemExit: pass\n"
+        "found = {'numpy', 'pydantic', 'rich', 'torch', 'onnx', 'onnxruntime'} & set(sys.modules); assert not found, found"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_every_configuration_field_is_on_the_command_line(edgeproof: Command) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgeproof import commands
+from edgeproof.__main__ import main
 from edgeproof.data.base import AdversarialSet, LabelledImages, save_adversarial_set
 from edgeproof.runs import Run
 from tests.edge.tiny_onnx import write_linear
@@ -97,7 +97,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  #
     def call(*arguments: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["cli.py", *map(str, arguments)])
         try:
-            commands.main()
+            main()
             status = 0
         except SystemExit as stop:
             status = int(stop.code or 0)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from edgeproof.__main__ import explain
 from edgeproof.commands import cli
-from edgeproof.commands.printing import explain
 from edgeproof.config import TrainConfig, build_config, parse_number
 from edgeproof.data.arrays import write_npz
 from edgeproof.data.base import LabelledImages, load_dataset

@@ -59,11 +59,11 @@ def command(arguments: Sequence[str]) -> Callable[[], int]:
     """Return what runs `cli.py` with these arguments and gives its exit status."""
 
     def work() -> int:
-        from edgeproof import commands
+        from edgeproof.__main__ import main
 
         sys.argv = ["cli.py", *arguments]
         try:
-            commands.main()
+            main()
         except SystemExit as stop:
             return int(stop.code or 0)
         return 0

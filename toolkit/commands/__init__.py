@@ -105,17 +105,3 @@ def _name_plugins(ctx: click.Context, param: click.Parameter, given: tuple[str, 
 @click.version_option(__version__, prog_name="edgeproof")
 def cli(**values: Any) -> None:
     """How does a model hold up to adversarial inputs in the form in which it is deployed?"""
-
-
-def main() -> None:
-    """Run the command line; the exit status is 0 done, 1 limit failed, 2 usage or input, 3 missing, 4 our bug, 130 interrupted."""
-    from edgeproof.commands.printing import explain
-    from edgeproof.system.distributed import joined, leave, tell
-
-    try:
-        with joined():
-            cli.main(prog_name="edgeproof", standalone_mode=False)
-    except (Exception, KeyboardInterrupt) as error:
-        status, said = explain(error)
-        tell(said)
-        leave(status)

@@ -28,7 +28,7 @@ def diagnose() -> list[Finding]:
     )
     checks: list[tuple[str, str, Callable[[], str]]] = [
         ("PyTorch", "pip install 'edgeproof[train]'", _torch),
-        ("ONNX", "pip install 'edgeproof[train]'", lambda: f"{package_version('onnx')}, export and INT8 quantisation"),
+        ("ONNX", "pip install edgeproof", lambda: f"{package_version('onnx')}, export and INT8 quantisation"),
         ("ONNX Runtime", "pip install 'edgeproof[cpu]'", _onnxruntime),
         ("OpenVINO", "pip install 'edgeproof[openvino]'", _openvino),
         (

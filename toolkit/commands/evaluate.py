@@ -16,6 +16,7 @@ from edgeproof.runs import Run
 from edgeproof.stages import Place, merge_runs, run_stage, unpack
 from edgeproof.stages import demo as run_demo
 from edgeproof.system.links import refuse_links
+from edgeproof.system.optional import check_installed
 
 
 @click.command(
@@ -55,6 +56,7 @@ def eval_(
 @click.command(params=RUN_OPTIONS)
 def demo(out: Path | None, fresh: bool, as_json: bool) -> None:
     """Train, attack, export, evaluate and report on handwritten digits, in about a minute and without a download."""
+    check_installed("torch", "sklearn", "onnxscript", "onnxconverter_common", "onnxruntime", purpose="run the demo")
     finish_eval(run_demo(Place(out, fresh)), as_json=as_json)
 
 

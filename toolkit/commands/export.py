@@ -13,6 +13,7 @@ from edgeproof.config import BuildConfig, EvalConfig, ExportConfig, QuantizeConf
 from edgeproof.errors import ConfigError
 from edgeproof.runs import Run
 from edgeproof.stages import Place, run_stage
+from edgeproof.system.optional import check_installed
 
 #: Of an evaluation, what a bundle takes from the command line.
 PACKED = {"sets", "reference", "fail_under", "max_drop", "max_cost", "protect", "cost", "side"}
@@ -51,6 +52,7 @@ def export(out: Path | None, fresh: bool, as_json: bool, **values: Any) -> None:
 @click.command(params=[*config_options(QuantizeConfig), *RUN_OPTIONS])
 def quantize(out: Path | None, fresh: bool, as_json: bool, **values: Any) -> None:
     """Choose an INT8 build by its accuracy under attack on validation images; the run is one of `export`."""
+    check_installed("torch", "onnxscript", "onnxruntime", purpose="choose an INT8 build")
     show_search(run_stage("quantize", read_config(QuantizeConfig, values), Place(out, fresh)), as_json=as_json)
 
 

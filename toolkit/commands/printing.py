@@ -2,57 +2,25 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
 
-from edgeproof.errors import ToolkitError, one_line
-from edgeproof.plugins.registry import CALLERS, REQUIRED, Entry, users
-from edgeproof.runs import Run
-from edgeproof.system.untrusted import read_record
+from edgeproof.plugins.registry import CALLERS, REQUIRED, Entry
 
 if TYPE_CHECKING:
     from edgeproof.evaluation.detection import DetectRecord
     from edgeproof.evaluation.weights import LayerRecord
+    from edgeproof.runs import Run
 
 
 def emit(out: Run, *, as_json: bool, **more: object) -> None:
     """Print the run folder, or a JSON object with it."""
     result = {"run": str(out.path), "outputs": out.outputs(), **more}
     click.echo(json.dumps(result) if as_json else str(out.path))
-
-
-def explain(error: BaseException) -> tuple[int, str]:
-    """Return the exit status of what has ended a command, and what is said of it."""
-    if isinstance(error, ToolkitError):
-        return error.exit_code, f"error: {error}"
-    if isinstance(error, (KeyboardInterrupt, click.Abort)):
-        return 130, ""
-    if isinstance(error, click.ClickException):
-        told = io.StringIO()
-        error.show(told)
-        return 2, told.getvalue().rstrip()
-    if isinstance(error, OSError):
-        return 2, one_line(f"error: {error.filename or 'a file'}: {error.strerror or error}")
-    trace = "".join(traceback.format_exception(error))
-    if plugin := _plugin_at_fault(error):
-        return 4, f"{trace}the plug-in {plugin} failed, see the traceback above"
-    return 4, f"{trace}this is a bug of edgeproof's; please report it with the traceback above"
-
-
-def _plugin_at_fault(error: BaseException) -> str:
-    """Return the file of the user's plug-in in which an error was raised, or that called what raised it; else ""."""
-    try:
-        files = {str(entry.file) for entry in users() if entry.file}
-    except ToolkitError:
-        return ""
-    called = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
-    return next((name for name in reversed(called) if name in files), "")
 
 
 def finish_eval(out: Run, *, as_json: bool) -> None:
@@ -86,6 +54,7 @@ def show_bench(out: Run, *, as_json: bool) -> None:
     """Show who was timed, and print the result, without the samples."""
     from edgeproof.evaluation.bench import BenchReport
     from edgeproof.reports.bench_text import print_bench
+    from edgeproof.system.untrusted import read_record
 
     report = read_record(out.file("bench.json"), BenchReport)
     print_bench(report, file=sys.stderr)
@@ -96,6 +65,7 @@ def show_search(out: Run, *, as_json: bool) -> None:
     """Show which builds were tried, and print the result."""
     from edgeproof.deployment.int8_search import SEARCH, SearchReport
     from edgeproof.reports.search_text import print_search
+    from edgeproof.system.untrusted import read_record
 
     report = read_record(out.file(SEARCH), SearchReport)
     print_search(report.model_dump(), file=sys.stderr)

@@ -14,6 +14,7 @@ from edgeproof.plugins.registry import Entry
 from edgeproof.runs import Run
 from edgeproof.stages import interruptible
 from edgeproof.system.environment import usable_cores
+from edgeproof.system.optional import check_installed
 
 
 def study_command(entry: Entry) -> click.Command:
@@ -33,6 +34,8 @@ def study_command(entry: Entry) -> click.Command:
     ) -> None:
         from edgeproof.studies.base import run_study, study_params
 
+        if not ray:
+            check_installed("torch", "scipy", purpose="run a study")
         given = {**parse_assignments(overrides), **given_params(entry, values)}
         if chosen_seeds:
             given["seeds"] = chosen_seeds

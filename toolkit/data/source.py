@@ -21,8 +21,10 @@ from edgeproof.system.progress import Advance, progress
 MAX_PIXELS = 2**24  # of one image: 4096 x 4096
 MAX_CLASSES = 25_000  # ImageNet-21k has 21,843; a label of 2**40 is no class
 #: Largest array that a file may unpack to: ImageNet's validation images at 224x224 are 7.5 GB of uint8, 30 GB of float32.
-#: Never more than this machine's memory, so that a bomb is refused by its header.
-MAX_BYTES = min(64 * 2**30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+#: Never more than this machine's memory (16 GiB where the system does not say), so that a bomb is refused by its header.
+MAX_BYTES = min(
+    64 * 2**30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**34
+)
 _CHUNK_BYTES = 1 << 20
 
 

@@ -136,7 +136,6 @@ def _stem(graph: Path) -> str:
 
 
 def _standardize(graph: Path, dst: Path, config: BuildConfig) -> Path:
-    require("onnx", extra="train", purpose=f"change the input of {graph}")
     from edgeproof.export.standard import standardize_graph
 
     layout = config.layout or "nchw"
@@ -155,7 +154,6 @@ def _standardize(graph: Path, dst: Path, config: BuildConfig) -> Path:
 
 
 def _prefix(graph: Path, dst: Path, config: BuildConfig) -> Path:
-    require("onnx", extra="train", purpose=f"put a perturbation in front of {graph}")
     from edgeproof.export.prefix import prepend_perturbation
 
     found = load_perturbation(Path(config.prefix or ""))

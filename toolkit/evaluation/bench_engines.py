@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -15,7 +14,7 @@ import numpy as np
 from edgeproof.config import BenchConfig
 from edgeproof.engines.base import Engine
 from edgeproof.engines.specs import EngineSpec, read_specs
-from edgeproof.errors import ConfigError, DataError
+from edgeproof.errors import ConfigError, DataError, UnavailableError
 from edgeproof.evaluation.bench import BenchCase, BenchReport, bench_report, compare_sides, take_turns
 from edgeproof.evaluation.metrics import agreement, predictions
 from edgeproof.runs import Run, write_text
@@ -68,6 +67,10 @@ def _open(spec: EngineSpec, config: BenchConfig) -> Engine:
 def _peak_of_this_process(spec: EngineSpec, images: Images, config: BenchConfig) -> int:
     with _open(spec, config) as engine:
         engine.predict(images[: engine.info.max_batch])
+    try:
+        import resource
+    except ModuleNotFoundError as error:  # Windows
+        raise UnavailableError("peak memory cannot be read on this system; add --no-memory") from error
     # Kibibytes on Linux, bytes on macOS.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 

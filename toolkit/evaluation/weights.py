@@ -176,7 +176,6 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def _read_onnx(path: Path) -> dict[str, Array]:
-    require("onnx", extra="train", purpose="read the weights of ONNX files")
     from edgeproof.models.onnx_import.reading import read_model
 
     graph = read_model(path).graph

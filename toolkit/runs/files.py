@@ -46,6 +46,8 @@ def atomic(path: Path) -> Iterator[Path]:
 
 def sync(path: Path) -> None:
     """Wait until a file, or the names in a folder, would survive a loss of power."""
+    if os.name == "nt":  # Windows synchronises no folders, and files only where they are open for writing
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -6,7 +6,6 @@ without a manifest is unfinished: the same command continues it. One process at 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -24,6 +23,7 @@ from edgeproof.errors import RunError, first_line
 from edgeproof.plugins.used import used_code
 from edgeproof.runs.files import sha256_file, sync, write_json, write_text
 from edgeproof.runs.fresh import ASIDE, IDENTITY, LOCK, MANIFEST, REPLACED, bring_back, remove, set_aside
+from edgeproof.runs.lock import take_lock
 from edgeproof.runs.manifest import SCHEMA_VERSION, FileRecord, InputRecord, Manifest
 from edgeproof.system.distributed import world_size
 from edgeproof.system.environment import describe_environment
@@ -273,12 +273,8 @@ class Run:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             refuse_links(self.path)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-            # The kernel drops this lock with the process that holds it, however that process ends.
-            self._lock = os.fdopen(os.open(self.path / LOCK, flags, 0o666), "w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = take_lock(self.path / LOCK)
         except BlockingIOError as error:
-            self.close()
             raise RunError(
                 f"{self.path} is being written by another process; wait for it or choose another --out"
             ) from error

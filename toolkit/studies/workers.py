@@ -13,10 +13,11 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import TracebackType
 
-from edgeproof.errors import ToolkitError
+from edgeproof.errors import ToolkitError, first_line
 from edgeproof.studies.jobs import Job, carry_out
 from edgeproof.system.environment import usable_cores
 from edgeproof.system.lines import logged_to_stderr
+from edgeproof.system.optional import missing
 
 _PATIENCE = 10.0  # seconds for a job to leave its files in order once it is told to stop
 
@@ -115,6 +116,9 @@ def do_job(job: Job, folder: Path) -> str | None:
     except ToolkitError as error:
         print(f"error: {error}", file=sys.stderr)
         return str(error)
+    except ImportError as error:
+        traceback.print_exc()
+        return str(missing(error) or first_line(error))
     except Exception as error:
         traceback.print_exc()
         return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -18,13 +18,12 @@ from datetime import timedelta
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-import numpy as np
-
 from edgeproof.errors import ConfigError, ProcessError
-from edgeproof.types import Array
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from edgeproof.types import Array
 
 V = TypeVar("V")
 
@@ -227,12 +226,16 @@ def _first_to_tell() -> bool:
 
 
 def _packed(arrays: Mapping[str, Array]) -> bytes:
+    import numpy as np
+
     file = io.BytesIO()
     np.savez(file, **dict[str, Any](arrays))
     return file.getvalue()
 
 
 def _unpacked(payload: bytes) -> dict[str, Array]:
+    import numpy as np
+
     with np.load(io.BytesIO(payload), allow_pickle=False) as arrays:
         return {name: arrays[name] for name in arrays.files}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeproof import commands
+from edgeproof.__main__ import main
 from edgeproof.attacks.properties import instances
 from edgeproof.attacks.properties.falsify import falsify
 from edgeproof.attacks.properties.instances import answer_instances, read_answers, read_instances
@@ -97,7 +97,7 @@ def test_row_that_is_no_instance_is_refused(folder: Path) -> None:
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     monkeypatch.setattr(sys, "argv", ["cli.py", "attack", *map(str, arguments)])
     try:
-        commands.main()
+        main()
     except SystemExit as stop:
         return int(stop.code or 0)
     return 0

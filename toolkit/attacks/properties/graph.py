@@ -87,7 +87,6 @@ def open_graph(path: Path, *, threads: int | None = None) -> Graph:
         UnavailableError: Without onnxruntime.
     """
     require("onnxruntime", extra="cpu", purpose=f"search {path} for counterexamples")
-    require("onnx", extra="train", purpose=f"search {path} for counterexamples")
     name, shape, free = _signature(path)
     session = open_session(path, provider=CPU, device="cpu", options=EngineOptions(threads=threads))
     single = Graph(session, name, shape, batched=False)
