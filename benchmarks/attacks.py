@@ -28,8 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeproof.attacks.base import Draws, find_attack
-from edgeproof.attacks.choice import choose_attack, run_sweep
-from edgeproof.attacks.source import fast_source
+from edgeproof.attacks.configured import choose_attack, run_sweep
 from edgeproof.config import parse_number
 from edgeproof.data.base import load_splits
 from edgeproof.data.origin import data_of
@@ -37,6 +36,7 @@ from edgeproof.evaluation.bench import BenchCase, bench_report, compare_sides, t
 from edgeproof.evaluation.metrics import mcnemar
 from edgeproof.models.base import Classifier, load_classifier
 from edgeproof.runs import Run, write_text
+from edgeproof.source_model.folding import fast_form
 from edgeproof.system.environment import package_version
 from edgeproof.types import GradientMode, Labels
 
@@ -130,7 +130,7 @@ def in_batches(setting: Setting, craft: Crafter) -> Tensor:
 
 def ours(name: str, setting: Setting, *, mode: GradientMode = "fast", stop: str = "never", **params: object) -> Crafter:
     """Return one of our attacks, contract check included."""
-    model = fast_source(setting.model, setting.x[:8], mode=mode)
+    model = fast_form(setting.model, setting.x[:8], mode=mode)
     chosen = choose_attack(find_attack(name), eps=setting.eps, params=params, stop=stop)
     return lambda x, y: chosen.run(model, x, y, draws=Draws(seed=0, index=np.arange(len(x))))
 
@@ -338,7 +338,7 @@ def growth(setting: Setting, rounds: int) -> list[BenchCase]:
         return partial(in_batches, part, ours("pgd-linf", part, steps=steps, keep="last"))
 
     def sweep_of(budgets: int) -> Callable[[], object]:
-        model = fast_source(setting.model, x[:8], mode="fast")
+        model = fast_form(setting.model, x[:8], mode="fast")
         eps = [setting.eps * (k + 1) / budgets for k in range(budgets)]
         attacks = [choose_attack(find_attack("fgsm"), eps=each, params={}) for each in eps]
         return partial(run_sweep, attacks, model, x, y, draws=Draws(seed=0, index=np.arange(size)))

@@ -16,12 +16,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from edgeproof.attacks.builds import compare_builds
-from edgeproof.attacks.twin import open_source, real_logits
+from edgeproof.attacks.confirm import compare_builds
 from edgeproof.config import AttackConfig, format_eps, parse_number
 from edgeproof.data.base import load_adversarial_set
 from edgeproof.evaluation.metrics import Rate
 from edgeproof.runs import Run, write_json, write_text
+from edgeproof.source_model.opening import open_source
 from edgeproof.stages import run_attacks
 from edgeproof.system.environment import describe_environment
 
@@ -91,7 +91,7 @@ def count(cell: Cell, options: argparse.Namespace) -> Mapping[str, Any]:
         return dict(made.findings["builds"])
     if source != float_:
         first = open_source(float_, device="cpu")
-        attacked, clean = (real_logits(first, x, batch_size=256) for x in (made.images, made.clean.images))
+        attacked, clean = (first.served_logits(x, batch_size=256) for x in (made.images, made.clean.images))
         made = replace(made, source_logits=attacked, source_clean_logits=clean)
     judged = compare_builds(made, open_source(cell.int8, device="cpu"), batch_size=256)
     return dict(judged.findings["builds"])

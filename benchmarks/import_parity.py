@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgeproof.attacks.gradients import observe
 from edgeproof.attacks.losses import cross_entropy
 from edgeproof.config import DataConfig
 from edgeproof.data.base import LabelledImages, load_part
@@ -36,6 +35,7 @@ from edgeproof.evaluation.parity import margins, max_abs_diff
 from edgeproof.models.base import Classifier, load_classifier
 from edgeproof.models.imported import ImportedClassifier, import_onnx
 from edgeproof.runs import Run, sha256_file, write_json, write_text
+from edgeproof.source_model.gradients import value_and_grad
 from edgeproof.types import Array, Logits
 
 NEAR_TIE = 1e-4  # margin of the two largest logits as a share of the largest |logit|
@@ -154,7 +154,7 @@ def input_gradients(model: Classifier | ImportedClassifier, data: LabelledImages
     kind = next(iter(model.buffers())).dtype
     images, labels = torch.from_numpy(data.images).to(kind), torch.from_numpy(data.labels)
     parts = zip(torch.split(images, _BATCH), torch.split(labels, _BATCH), strict=True)
-    found = [observe(model, x, y, loss=cross_entropy).grad.double().flatten(1) for x, y in parts]
+    found = [value_and_grad(model, x, y, loss=cross_entropy).grad.double().flatten(1) for x, y in parts]
     flat: Array = torch.cat(found).numpy()
     return flat
 

@@ -18,22 +18,21 @@ import numpy as np
 import torch
 
 from edgeproof.attacks.base import Draws
-from edgeproof.attacks.queries import QueriedEngine, QueryTrace
+from edgeproof.attacks.queries import QueryTrace
 from edgeproof.attacks.square import square
-from edgeproof.attacks.twin import open_queried
 from edgeproof.config import parse_number
 from edgeproof.data.base import LabelledImages, load_dataset
 from edgeproof.evaluation.bench import bench_report, compare_sides, take_turns
 from edgeproof.runs import write_text
+from edgeproof.source_model.engine import Queries, open_engine_source
 
 
 def main() -> None:
     """Attack, time both sides and print the ratio."""
     options = read_options()
     data = load_dataset(options.data).test.head(options.images)
-    with open_queried(options.engine, device="cpu", batch_size=options.batch_size) as origin:
-        engine = origin.model
-        assert isinstance(engine, QueriedEngine)
+    with open_engine_source(options.engine, device="cpu", batch_size=options.batch_size) as source:
+        engine = source.network
         attack = partial(craft, engine, data, options)
         found = attack()
         asked = Counter(engine.calls)
@@ -48,7 +47,7 @@ def main() -> None:
         print(f"{case.name}: {case.rate:.0f} images/s, {100 * (case.ratio or 0):.1f} % of the engine's own")
     if options.results:
         settings = {key: str(value) for key, value in vars(options).items() if key != "results"}
-        report = bench_report("query-throughput", settings={**settings, "engine": origin.name}, cases=cases)
+        report = bench_report("query-throughput", settings={**settings, "engine": source.name}, cases=cases)
         write_text(options.results / "query-throughput.json", report.model_dump_json(indent=1) + "\n")
 
 
@@ -67,7 +66,7 @@ def read_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def craft(engine: QueriedEngine, data: LabelledImages, options: argparse.Namespace) -> float:
+def craft(engine: Queries, data: LabelledImages, options: argparse.Namespace) -> float:
     """Attack all images, a batch at a time, and return the share for which an adversary was found."""
     hits = 0
     for start in range(0, len(data), options.batch_size):
@@ -79,7 +78,7 @@ def craft(engine: QueriedEngine, data: LabelledImages, options: argparse.Namespa
     return hits / len(data)
 
 
-def ask(engine: QueriedEngine, data: LabelledImages, asked: Counter[int]) -> None:
+def ask(engine: Queries, data: LabelledImages, asked: Counter[int]) -> None:
     """Ask the engine for as many batches of each size as the attack did, without the wrapper that attacks see."""
     images = [np.ascontiguousarray(data.images[:size]) for size in asked]
     for batch, calls in zip(images, asked.values(), strict=True):

@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from edgeproof.attacks.base import Draws
-from edgeproof.attacks.source import fast_source
 from edgeproof.attacks.universal import universal
 from edgeproof.config import parse_number
 from edgeproof.data.base import LabelledImages, load_splits
@@ -33,6 +32,7 @@ from edgeproof.models.base import Classifier, load_classifier
 from edgeproof.ops import universal_apply
 from edgeproof.reports import numbers
 from edgeproof.runs import Run, write_json
+from edgeproof.source_model.folding import fast_form
 from edgeproof.system.environment import describe_environment
 from edgeproof.types import Array
 
@@ -103,7 +103,7 @@ def _measure(name: str, fit: Fit, model: Classifier, test: LabelledImages, *, ep
 
 def _ours(model: Classifier, train: LabelledImages, *, eps: float, method: str, steps: int) -> Array:
     x, y = torch.from_numpy(train.images), torch.from_numpy(train.labels)
-    source = fast_source(model, x[:8], mode="fast")
+    source = fast_form(model, x[:8], mode="fast")
     draws = Draws(seed=0, index=train.index)
     found = universal(source, x, y, eps=eps, method=method, steps=steps, draws=draws)  # type: ignore[arg-type]
     delta: Array = found[0].numpy()

@@ -19,8 +19,7 @@ import numpy as np
 import torch
 
 from edgeproof.attacks.base import Draws, find_attack
-from edgeproof.attacks.choice import choose_attack
-from edgeproof.attacks.source import fast_source
+from edgeproof.attacks.configured import choose_attack
 from edgeproof.config import parse_number
 from edgeproof.data.base import load_splits
 from edgeproof.data.origin import data_of
@@ -28,6 +27,7 @@ from edgeproof.evaluation import metrics
 from edgeproof.models.base import load_classifier
 from edgeproof.ops import universal_apply
 from edgeproof.runs import Run, write_json
+from edgeproof.source_model.folding import fast_form
 from edgeproof.system.environment import describe_environment
 from edgeproof.types import Array
 
@@ -58,7 +58,7 @@ def _rows(path: str, eps: str, options: argparse.Namespace) -> list[dict[str, An
     splits = load_splits(data_of(run))
     judged = splits.validation.head(options.limit)
     model = load_classifier(run.file("model.safetensors"))
-    source = fast_source(model, torch.from_numpy(judged.images[:8]), mode="fast")
+    source = fast_form(model, torch.from_numpy(judged.images[:8]), mode="fast")
     images, labels = torch.from_numpy(splits.train.images), torch.from_numpy(splits.train.labels)
 
     def predicted(delta: torch.Tensor | None) -> Array:
@@ -81,7 +81,7 @@ def _rows(path: str, eps: str, options: argparse.Namespace) -> list[dict[str, An
     def fitted(attack: str, **params: Any) -> torch.Tensor:
         chosen = choose_attack(find_attack(attack), eps=parse_number(eps), params={"steps": options.steps, **params})
         draws = Draws(seed=run.config["seed"], index=splits.train.index)
-        delta = chosen.fitted(source, images, labels, draws=draws).perturbation
+        delta = chosen.fit(source, images, labels, draws=draws)
         assert delta is not None
         return delta
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from edgeproof.attacks.base import Draws
 from edgeproof.data.base import LabelledImages
+from edgeproof.source_model.base import SourceModel
 
 SHAPE = (3, 8, 8)
 
@@ -67,6 +69,18 @@ def labelled_images(count: int = 20, *, classes: int = 5, levels: bool = True, s
         name="random",
         split="test",
     )
+
+
+class Function(SourceModel):
+    """Any function as the source of an attack, asked as it is."""
+
+    def prepared(self, x: Tensor, *, mode: str) -> Function:
+        return self
+
+
+def source_of(model: Callable[[Tensor], Tensor], data: LabelledImages, *, name: str = "network") -> Function:
+    """Return a function as the source of an attack on these images."""
+    return Function(model, name, data.input_shape, data.num_classes)
 
 
 def draws(count: int, *, seed: int = 0) -> Draws:

@@ -22,6 +22,7 @@ ROWS = (
     ("deployment", "poisoning", "reports"),
     ("training", "contracts"),
     ("attacks",),
+    ("source_model",),
     ("evaluation",),
     ("engines",),
     ("models",),
@@ -41,6 +42,7 @@ DOORS = {"kernels": {"ops"}, "export": {"deployment"}}
 TORCH_HOMES = (
     "toolkit/models/",
     "toolkit/attacks/",
+    "toolkit/source_model/",
     "toolkit/training/",
     "toolkit/poisoning/",
     "toolkit/ops.py",
@@ -49,6 +51,7 @@ TORCH_HOMES = (
 TORCH_PACKAGES = (
     "edgeproof.models",
     "edgeproof.attacks",
+    "edgeproof.source_model",
     "edgeproof.training",
     "edgeproof.poisoning",
     "edgeproof.ops",

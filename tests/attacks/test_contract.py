@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 
 import pytest
 import torch
 
 from edgeproof.attacks.base import AttackSpec, check_contract, distance, find_attack
-from edgeproof.attacks.choice import choose_attack
+from edgeproof.attacks.configured import choose_attack
 from edgeproof.errors import AttackContractError, ConfigError
 from edgeproof.ops import LEVELS, to_grid
 from edgeproof.plugins.registry import CALLERS, entries
@@ -37,7 +38,9 @@ def choose(spec: AttackSpec, *, eps: float = EPS, **options):  # type: ignore[no
     params = {name: value for name, value in SHORT.items() if spec.takes(name)}
     options |= {"deployed": deployed} if spec.takes("deployed") else {}
     attack = choose_attack(spec, eps=eps * (10 if spec.norm == "l2" else 1), params=params, **options)
-    return attack if spec.access != "data" else attack.fitted(small_network(), images(12), Y, draws=draws(12))
+    if spec.access != "data":
+        return attack
+    return replace(attack, perturbation=attack.fit(small_network(), images(12), Y, draws=draws(12)))
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=names(SPECS))

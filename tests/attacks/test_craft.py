@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from edgeproof.attacks import shards
+from edgeproof.attacks import chunks
 from edgeproof.attacks.base import find_attack
-from edgeproof.attacks.craft import SHARDS, attack, craft
+from edgeproof.attacks.craft import CHUNKS, attack, craft_sets
 from edgeproof.config import AttackConfig
 from edgeproof.data.base import AdversarialSet, LabelledImages, load_adversarial_set, save_adversarial_set
 from edgeproof.errors import ConfigError, DataError
 from edgeproof.models.base import build_classifier, save_classifier
 from edgeproof.runs import Run
 from tests.closeness import assert_near
-from tests.oracles import labelled_images, small_network
+from tests.oracles import labelled_images, small_network, source_of
 
 EPS = 8 / 255
 
@@ -27,14 +27,24 @@ def start(folder: Path) -> Run:
     return Run.start("attack", "test", config={"seed": 0}, out=folder)
 
 
-def run(folder: Path, *, name: str = "pgd-linf", network=None, data: LabelledImages | None = None, **options):  # type: ignore[no-untyped-def]
-    settings = {"eps": EPS, "params": {}, "batch_size": 8, "seed": 3, "device": "cpu", **options}
+def run(  # type: ignore[no-untyped-def]
+    folder: Path,
+    *,
+    name: str = "pgd-linf",
+    network=None,
+    data: LabelledImages | None = None,
+    source: str = "",
+    **options,
+):
+    data, network = data or labelled_images(), network or small_network().float()
+    config = AttackConfig(model="", **{"attack": name, "eps": EPS, "batch_size": 8, "seed": 3, "probe": 0, **options})
+    attacked = source_of(network, data, name=source)
     with start(folder) as out:
-        made = craft(
-            find_attack(name), network or small_network().float(), data or labelled_images(), out=out, **settings
+        (made,) = craft_sets(
+            [config], [folder], spec=find_attack(name), source=attacked, data=data, load_train=labelled_images
         )
         save_adversarial_set(out, made)
-        out.intermediate(SHARDS)
+        out.intermediate(CHUNKS)
         out.finish()
     return made
 
@@ -61,7 +71,7 @@ def test_what_is_written_is_what_was_made(tmp_path: Path) -> None:
         True,
     )
     assert (read.params["steps"], read.params["stop"], read.params["seed"]) == (20, "never", 3)
-    assert not (tmp_path / "a" / SHARDS).exists()
+    assert not (tmp_path / "a" / CHUNKS).exists()
 
 
 def test_saved_logits_are_the_source_models_own(tmp_path: Path) -> None:
@@ -78,7 +88,7 @@ def test_saved_logits_are_the_source_models_own(tmp_path: Path) -> None:
 def test_a_killed_run_continues_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(tmp_path / "whole")
     asked: list[int] = []
-    write = shards.write_npz
+    write = chunks.write_npz
 
     def write_two(path: Path, arrays) -> None:  # type: ignore[no-untyped-def]
         if len(asked) == 2:
@@ -87,10 +97,10 @@ def test_a_killed_run_continues_to_the_same_bytes(tmp_path: Path, monkeypatch: p
         write(path, arrays)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shards, "write_npz", write_two)
+        patch.setattr(chunks, "write_npz", write_two)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "killed")
-    kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "killed" / SHARDS).iterdir()}
+    kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "killed" / CHUNKS).iterdir()}
     assert len(kept) == 2
     sizes: list[int] = []
     network = small_network().float()

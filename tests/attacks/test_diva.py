@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from edgeproof.attacks.base import find_attack
-from edgeproof.attacks.choice import choose_attack
+from edgeproof.attacks.configured import choose_attack
 from edgeproof.attacks.craft import attack
 from edgeproof.attacks.diva import diva, gap, lead
 from edgeproof.config import AttackConfig
 from edgeproof.data.base import load_adversarial_set
 from edgeproof.errors import ConfigError
 from edgeproof.runs import Run
-from tests.attacks.test_twin import data, engine_logits, graphs, npz_of
 from tests.oracles import draws, images, small_network
+from tests.source_model.test_graph import data, engine_logits, graphs, npz_of
 
 __all__ = ["graphs"]
 

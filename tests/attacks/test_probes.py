@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from edgeproof.attacks.base import Draws, find_attack
-from edgeproof.attacks.choice import choose_attack
+from edgeproof.attacks.chunks import indicators, read_chunks, write_chunks
+from edgeproof.attacks.configured import choose_attack
 from edgeproof.attacks.probes import choose_probe, look_for_masking
-from edgeproof.attacks.shards import Source, indicators, read_shards, write_shards
 from edgeproof.data.base import LabelledImages
 from edgeproof.evaluation.masking import indicators as known
-from tests.oracles import labelled_images, small_network
+from tests.oracles import labelled_images, small_network, source_of
 
 Model = Callable[[Tensor], Tensor]
 NETWORK = small_network().float()
@@ -48,10 +48,10 @@ def measured(
     model: Model, data: LabelledImages, *, name: str = "pgd-linf", surrogate: Model | None = None, **params: object
 ) -> dict[str, float]:
     attack = choose_attack(find_attack(name), eps=0.05, params=params)
-    source = Source(model, model, device="cpu", seed=0)
     x, y = torch.from_numpy(data.images), torch.from_numpy(data.labels)
     images = attack.run(model, x, y, draws=Draws(seed=0, index=data.index)).numpy()
-    return look_for_masking(choose_probe(source, data, count=40, surrogate=surrogate), attack, images)
+    probe = choose_probe(source_of(model, data), data, count=40, seed=0)
+    return look_for_masking(dataclasses.replace(probe, surrogate=surrogate), attack, images)
 
 
 def reported(found: dict[str, float]) -> set[str]:
@@ -102,11 +102,11 @@ def test_l2_attacks_are_probed_without_queries(data: LabelledImages) -> None:
 
 
 def test_probe_images_do_not_depend_on_the_batch(data: LabelledImages) -> None:
-    source = Source(NETWORK, NETWORK, device="cpu", seed=0)
-    probe = choose_probe(source, data, count=10)
+    source = source_of(NETWORK, data)
+    probe = choose_probe(source, data, count=10, seed=0)
     np.testing.assert_array_equal(probe.x.numpy(), data.images[probe.rows])
     assert probe.draws.index.tolist() == data.index[probe.rows].tolist()
-    assert len(choose_probe(source, data, count=1000).rows) == len(data)
+    assert len(choose_probe(source, data, count=1000, seed=0).rows) == len(data)
 
 
 def test_saturated_and_zero_gradients_are_measured_while_crafting(data: LabelledImages, tmp_path: object) -> None:
@@ -114,7 +114,7 @@ def test_saturated_and_zero_gradients_are_measured_while_crafting(data: Labelled
     shares = []
     for number, model in enumerate((NETWORK, certain)):
         folder = tmp_path / str(number)  # type: ignore[operator]
-        write_shards([attack], [folder], Source(model, model, device="cpu", seed=0), data, batch_size=16)
-        shares.append(indicators(read_shards(folder, count=len(data)), radius=0.05))
+        write_chunks([attack], [folder], source_of(model, data), data, batch_size=16, seed=0)
+        shares.append(indicators(read_chunks(folder, count=len(data)), radius=0.05))
     assert reported(shares[0]) == set()
     assert reported(shares[1]) >= {"zero-gradients", "saturated-loss"}

@@ -14,15 +14,15 @@ from torch import Tensor
 
 from edgeproof.attacks.craft import attack
 from edgeproof.attacks.hop_skip_jump import hop_skip_jump, hop_skip_jump_l2
-from edgeproof.attacks.queries import QueriedEngine, QueryTrace, query_counts
+from edgeproof.attacks.queries import QueryTrace, query_counts
 from edgeproof.attacks.square import square
-from edgeproof.attacks.twin import open_queried
 from edgeproof.config import AttackConfig
 from edgeproof.data.base import AdversarialSet, load_adversarial_set
 from edgeproof.errors import ConfigError
 from edgeproof.runs import Run
-from tests.attacks.test_twin import data, engine_logits, graphs, npz_of
+from edgeproof.source_model.engine import open_engine_source
 from tests.oracles import Linear, draws, foolbox_minimum, images, labelled_images, small_network
+from tests.source_model.test_graph import data, engine_logits, graphs, npz_of
 
 __all__ = ["graphs"]
 pytest.importorskip("onnxruntime")
@@ -145,11 +145,10 @@ def test_engine_without_an_import_is_attacked_in_full_batches(tmp_path: Path) ->
     path = tmp_path / "m.fake"
     path.write_text(json.dumps({"weights": weights.tolist(), "max_batch": 32}))
     part = labelled_images(20, classes=3)
-    with open_queried(str(path), device="cpu", batch_size=256) as origin:
+    with open_engine_source(str(path), device="cpu", batch_size=256) as source:
         x, y = torch.from_numpy(part.images), torch.from_numpy(part.labels)
-        hop_skip_jump(origin.model, x, y, eps=0.1, queries=300, draws=draws(20))
-        assert isinstance(origin.model, QueriedEngine)
-        calls = origin.model.calls
+        hop_skip_jump(source.follow, x, y, eps=0.1, queries=300, draws=draws(20))
+        calls = source.network.calls
         assert max(calls) == 32
         assert 32 * calls[32] > 0.8 * sum(size * count for size, count in calls.items())
 
@@ -161,6 +160,6 @@ def test_several_graphs_are_no_source(tmp_path: Path) -> None:
         run.finish()
     with (
         pytest.raises(ConfigError, match="stands for 2 graphs; name the one to attack"),
-        open_queried(f"fake:{tmp_path / 'e'}", device="cpu", batch_size=8),
+        open_engine_source(f"fake:{tmp_path / 'e'}", device="cpu", batch_size=8),
     ):
         pass

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeproof.attacks.base import find_attack
-from edgeproof.attacks.choice import choose_attack
+from edgeproof.attacks.configured import choose_attack
 from edgeproof.attacks.ensemble import ensemble
 from edgeproof.plugins.registry import entries
 from tests.oracles import draws, images, small_network, torchattacks_attack

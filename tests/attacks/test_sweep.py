@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from edgeproof.attacks.base import find_attack
-from edgeproof.attacks.choice import choose_attack, run_sweep
+from edgeproof.attacks.configured import choose_attack, run_sweep
 from edgeproof.attacks.craft import attack, attack_sweep
 from edgeproof.config import AttackConfig
 from edgeproof.data.base import load_adversarial_set
@@ -58,8 +59,9 @@ def test_a_sweep_of_runs_holds_the_bytes_of_runs_made_one_by_one(tmp_path: Path)
     for n, config in enumerate(configs):
         with start(tmp_path / f"alone{n}", config) as out:
             attack(config, out)
-    outs = [start(tmp_path / f"swept{n}", config) for n, config in enumerate(configs)]
-    attack_sweep(configs, outs)
+    with ExitStack() as held:
+        outs = [held.enter_context(start(tmp_path / f"swept{n}", config)) for n, config in enumerate(configs)]
+        attack_sweep(configs, outs)
     for n in range(2):
         assert digests(tmp_path / f"swept{n}") == digests(tmp_path / f"alone{n}")
     images = [load_adversarial_set(Run.open(tmp_path / f"swept{n}")).images for n in range(2)]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from edgeproof.attacks import fitting
 from edgeproof.attacks.base import find_attack
-from edgeproof.attacks.choice import choose_attack
+from edgeproof.attacks.configured import choose_attack
 from edgeproof.attacks.fitting import Feed, Journal
 from edgeproof.attacks.goals import Balanced, clamped_cross_entropy, entropy, uniform_histogram
 from edgeproof.attacks.universal import universal, universal_balanced, universal_l2

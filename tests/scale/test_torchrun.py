@@ -70,7 +70,7 @@ def test_four_processes_learn_what_one_does(model: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("rank", [0, 2])
-@pytest.mark.parametrize(("kind", "sign"), [("train", "state/epoch.safetensors"), ("attack", "shards/000000006.npz")])
+@pytest.mark.parametrize(("kind", "sign"), [("train", "state/epoch.safetensors"), ("attack", "chunks/000000006.npz")])
 def test_a_killed_rank_ends_all_in_one_line_and_the_same_command_continues(
     model: Path, tmp_path: Path, kind: str, sign: str, rank: int
 ) -> None:

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from edgeproof.attacks.balls import uniform_in_linf
 from edgeproof.attacks.base import Draws, check_positive, draws_of
-from edgeproof.attacks.gradients import Observed, observe
-from edgeproof.attacks.losses import Loss, cross_entropy, dlr, targeted_dlr
+from edgeproof.attacks.losses import cross_entropy, dlr, targeted_dlr
 from edgeproof.attacks.search import Batch, Worst, restarted, search
 from edgeproof.ops import linf_project, linf_step
 from edgeproof.plugins.registry import register
+from edgeproof.source_model.gradients import ForwardPass, Loss, value_and_grad
 
 if TYPE_CHECKING:
     from edgeproof.types import LogitsFn
@@ -190,10 +190,10 @@ def _apgd(
     worst = Worst(x, y, direction="ascent", stop=stop)
     checks = checkpoints(steps)
 
-    def look(batch: Adapting, step: int) -> Observed:
-        return observe(model, batch.x_adv, batch.y, loss=loss_of(batch))
+    def look(batch: Adapting, step: int) -> ForwardPass:
+        return value_and_grad(model, batch.x_adv, batch.y, loss=loss_of(batch))
 
-    def move(batch: Adapting, seen: Observed, step: int) -> Adapting:
+    def move(batch: Adapting, seen: ForwardPass, step: int) -> Adapting:
         batch, grad = _remember(batch, seen), seen.grad
         if step in checks:
             batch, grad = _reconsider(batch, grad, interval=checks[step])
@@ -223,7 +223,7 @@ def _adapting(batch: Batch, *, eps: float) -> Adapting:
     )
 
 
-def _remember(batch: Adapting, seen: Observed) -> Adapting:
+def _remember(batch: Adapting, seen: ForwardPass) -> Adapting:
     """Note whether the loss has risen, and the best iterate."""
     losses = seen.losses.to(batch.best_loss.dtype)
     better = losses > batch.best_loss

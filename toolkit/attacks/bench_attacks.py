@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 
 from edgeproof.attacks.base import Draws, find_attack
-from edgeproof.attacks.choice import Attack, choose_attack
-from edgeproof.attacks.source import fast_source
-from edgeproof.attacks.twin import chosen_data, open_source
+from edgeproof.attacks.configured import Attack, choose_attack
 from edgeproof.config import BenchAttacksConfig
 from edgeproof.data.base import LabelledImages, load_splits
 from edgeproof.evaluation.bench import BenchCase, BenchReport, bench_report, compare_sides, take_turns_twice
 from edgeproof.runs import Run, write_text
+from edgeproof.source_model.opening import open_source
 from edgeproof.system.progress import progress
 
 if TYPE_CHECKING:
@@ -36,15 +35,15 @@ def bench_attacks(config: BenchAttacksConfig, out: Run) -> BenchReport:
     """
     if config.threads:
         torch.set_num_threads(config.threads)
-    origin = open_source(Path(config.model), device=config.device)
-    data = load_splits(chosen_data(origin, config.data)).test.head(config.limit, seed=config.seed)
+    source = open_source(Path(config.model), device=config.device)
+    data = load_splits(source.data(config.data)).test.head(config.limit, seed=config.seed)
     probe = torch.from_numpy(data.images[:8]).to(config.device)
-    forms: dict[str, LogitsFn] = {mode: fast_source(origin.model, probe, mode=mode) for mode in config.gradients}
+    forms: dict[str, LogitsFn] = {mode: source.prepared(probe, mode=mode).follow for mode in config.gradients}
     sides = _sides(config, forms)
-    work = _Work(origin.model, data, config)
+    work = _Work(source.network, data, config)
     cases = _time(sides, work, rounds=config.rounds)
     settings: dict[str, int | float | str] = {
-        "model": origin.name,
+        "model": source.name,
         "images": len(data),
         "eps": config.eps,
         "threads": torch.get_num_threads(),

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from edgeproof.attacks.base import Access, AttackSpec, Draws, find_attack
-from edgeproof.attacks.builds import combine, compare_builds, confirm_on_each
-from edgeproof.attacks.choice import Attack, choose_attack
+from edgeproof.attacks.base import AttackSpec, Draws, find_attack
+from edgeproof.attacks.chunks import findings, indicators, read_chunks, write_chunks
+from edgeproof.attacks.configured import Attack, choose_attack
+from edgeproof.attacks.confirm import compare_builds, confirm
 from edgeproof.attacks.perturbed import FIT, fit_on_training
-from edgeproof.attacks.probes import DEFAULT_COUNT, Probe, choose_probe, look_for_masking
-from edgeproof.attacks.queries import QueriedEngine
-from edgeproof.attacks.shards import Source, findings, indicators, read_shards, write_shards
-from edgeproof.attacks.source import fast_source
-from edgeproof.attacks.twin import Network, Origin, check_twin, chosen_data, open_queried, open_source
+from edgeproof.attacks.probes import DEFAULT_COUNT, choose_probe, look_for_masking
 from edgeproof.config import AttackConfig, DataConfig, format_eps
 from edgeproof.data.arrays import to_storage
 from edgeproof.data.base import AdversarialSet, LabelledImages, load_part, load_splits, save_adversarial_set
@@ -28,14 +23,13 @@ from edgeproof.data.shard import parse_shard
 from edgeproof.errors import ConfigError, DataError, one_line
 from edgeproof.evaluation.findings import finding_sentences
 from edgeproof.runs import Run
+from edgeproof.source_model.base import SourceModel
+from edgeproof.source_model.opening import open_source, open_sources
 from edgeproof.system.distributed import first
-from edgeproof.types import Pixels
-
-if TYPE_CHECKING:
-    from edgeproof.types import LogitsFn
 
 LOG = logging.getLogger(__name__)
-SHARDS = "shards"
+CHUNKS = "chunks"
+_CHUNKS_BEFORE = "shards"  # what unfinished runs of edgeproof 0.1 call them
 
 
 def attack(config: AttackConfig, out: Run) -> None:
@@ -61,26 +55,23 @@ def attack_sweep(configs: Sequence[AttackConfig], outs: Sequence[Run]) -> None:
     config = configs[0]
     if any(other.model_copy(update={"eps": config.eps}) != config for other in configs):
         raise ConfigError("the attacks of a sweep differ in more than eps; run them one by one")
-    spec = find_attack(config.attack)
-    with ExitStack() as opened:
-        origins = [
-            open_origin(path, config, opened, access=spec.access)
-            for path in (config.model, *(config.ensemble_builds or ()))
-        ]
-        images_of = chosen_data(origins[0], config.data)
+    spec, texts = find_attack(config.attack), (config.model, *(config.ensemble_builds or ()))
+    queries = spec.access == "queries"
+    with open_sources(texts, queries=queries, device=config.device, batch_size=config.batch_size) as source:
+        images_of = source.data(config.data)
         data = _clean_images(config, images_of)
-        left = [(each, out) for each, out in zip(configs, outs, strict=True) if not out.done]
+        left = {out: each for each, out in zip(configs, outs, strict=True) if not out.done}
         sets = craft_sets(
-            [each for each, _ in left],
-            [out.path for _, out in left],
+            list(left.values()),
+            [out.path for out in left],
             spec=spec,
-            origins=origins,
+            source=source,
             data=data,
             load_train=lambda: load_splits(images_of).train,
         )
-        for (_, out), made in zip(left, sets, strict=False):  # only the first process has the sets
+        for out, made in zip(left, sets, strict=False):  # only the first process has the sets
             save_adversarial_set(out, made)
-            out.intermediate(SHARDS, FIT)
+            out.intermediate(CHUNKS, FIT)
 
 
 def craft_sets(
@@ -88,108 +79,73 @@ def craft_sets(
     folders: Sequence[Path],
     *,
     spec: AttackSpec,
-    origins: Sequence[Origin],
+    source: SourceModel,
     data: LabelledImages,
     load_train: Callable[[], LabelledImages],
 ) -> Iterator[AdversarialSet]:
-    """Craft the adversarial sets of one attack at several budgets, one at a time, of models that are open.
+    """Craft the adversarial sets of one attack at several budgets, one at a time, of a model that is open.
 
-    Args:
-        configs: They differ in `eps` alone; their `attack`, `model` and `data` have been opened.
-        folders: A folder for each, where what is finished of it stands, so that it can be continued.
-        spec: The attack.
-        origins: What is attacked: one model, or several builds of it.
-        data: Clean images.
-        load_train: Reads the training images, for an attack that is fitted on them.
-
-    Raises:
-        DataError: For images that the model does not take.
-        ToolkitError: For parameters that cannot be used.
-    """
-    config = configs[0]
-    for origin in origins:
-        _check_fit(origin.model, data)
-    checked = [check_twin(origin, data, batch_size=config.batch_size) for origin in origins]
-    second = _open_deployed(config, data)
-    deployed = None if second is None else _follow(second.model, data, config, [])
-    todo = [
-        choose_attack(spec, eps=each.eps, params=each.params, pixels=each.pixels, stop=each.stop, deployed=deployed)
-        for each in configs
-    ]
-    for chosen in todo:
-        _check_grid_possible(chosen, data)
-    follow = combine([_follow(origin.model, data, config, todo) for origin in origins])
-    source = Source(combine([origin.model for origin in origins]), follow, device=config.device, seed=config.seed)
-    todo = [fit_on_training(chosen, source, load_train, at) for chosen, at in zip(todo, folders, strict=True)]
-    write_shards(todo, [at / SHARDS for at in folders], source, data, batch_size=config.batch_size)
-    if not first():
-        return  # what is left is to look at the whole set
-    probe = _probe(source, origins, data, config)
-    settings = {"stop": config.stop, "seed": config.seed, "gradients": config.gradients}
-    for at, chosen in zip(folders, todo, strict=True):
-        made = _assemble(chosen, data, at, source=" + ".join(origin.name for origin in origins), settings=settings)
-        masking = look_for_masking(probe, chosen, made.images) if probe else {}
-        # An attack on the difference of two builds is no measure of what knowing either of them gains.
-        hashes = () if second else tuple(origin.sha256 for origin in origins)
-        seen = replace(made, source_sha256=hashes, indicators={**made.indicators, **masking})
-        confirmed = confirm_on_each(seen, origins, checked=checked, batch_size=config.batch_size, folder=at)
-        judged = compare_builds(confirmed, second, batch_size=config.batch_size) if second else confirmed
-        for sentence in finding_sentences(judged.findings):
-            LOG.info(one_line(f"{judged.name}: {sentence}"))
-        yield judged
-
-
-def craft(
-    spec: AttackSpec,
-    model: LogitsFn,
-    data: LabelledImages,
-    *,
-    eps: float,
-    params: Mapping[str, Any],
-    batch_size: int,
-    seed: int,
-    device: str,
-    out: Run,
-    pixels: Pixels = "float",
-    stop: str = "never",
-    source: str = "",
-) -> AdversarialSet:
-    """Attack every image of a data set.
-
-    What is finished stands in `shards/` of the run, so that a killed process is continued by the next one, and the result
+    What is finished stands in `chunks/` of each folder, so that a killed process is continued by the next one, and the result
     is the same to the byte. In memory are one batch with its gradients, and the output.
 
     Args:
+        configs: They differ in `eps` alone; their `attack`, `model` and `data` have been opened.
+        folders: A folder for each, where what is finished of it stands.
         spec: The attack.
-        model: The source model: images (N, C, H, W) in [0, 1] on `device` to logits, in eval mode.
-        data: Clean images with their labels.
-        eps: Budget in [0, 1] pixel units.
-        params: The attack's parameters, as text or values.
-        batch_size: Images a step. Random draws do not depend on it.
-        seed: Of the draws.
-        device: Where the attack runs.
-        out: The run that is being written.
-        pixels: "uint8" brings the adversaries to the 8-bit grid, inside the budget.
-        stop: "never", "first" or "margin=K": when an image has been attacked enough.
-        source: Name of the source model, for people.
+        source: What is attacked.
+        data: Clean images.
+        load_train: Reads the training images, for an attack that is fitted on them.
+
+    Yields:
+        The adversarial set of each; of several processes only the first gets any.
 
     Raises:
+        DataError: For images that the model does not take, or that the 8-bit grid cannot serve.
         ConfigError: For parameters that the attack does not have or that contradict each other.
-        DataError: For clean images that the 8-bit grid cannot serve.
         AttackContractError: When the attack breaks its promise.
     """
-    chosen = choose_attack(spec, eps=eps, params=params, pixels=pixels, stop=stop)
-    _check_grid_possible(chosen, data)
-    attacked = Source(model, model, device=device, seed=seed)
-    write_shards([chosen], [out.path / SHARDS], attacked, data, batch_size=batch_size)
-    return _assemble(chosen, data, out.path, source=source, settings={"stop": stop, "seed": seed})
+    config, size, seed = configs[0], configs[0].batch_size, configs[0].seed
+    source.check_fits(data)
+    checked = source.self_check(data, batch_size=size)
+    deployed = _open_deployed(config, data)
+    second = deployed and deployed.follow
+    attacks = [
+        choose_attack(spec, eps=each.eps, params=each.params, pixels=each.pixels, stop=each.stop, deployed=second)
+        for each in configs
+    ]
+    for chosen in attacks:
+        _check_grid_possible(chosen, data)
+    source = _prepared(source, data, config)
+    if config.gradients == "bf16" and source.has_gradients and spec.access != "data":
+        _report_bf16(source, attacks[-1], data, config)
+    attacks = [
+        fit_on_training(each, source, load_train, at, seed=seed) for each, at in zip(attacks, folders, strict=True)
+    ]
+    chunks = [_chunks_of(folder) for folder in folders]
+    write_chunks(attacks, chunks, source, data, batch_size=size, seed=seed)
+    if not first():
+        return  # what is left is to look at the whole set
+    count = DEFAULT_COUNT if config.probe is None else config.probe
+    probe = choose_probe(source, data, count=count, seed=seed) if count and source.has_gradients else None
+    for folder, stored, chosen in zip(folders, chunks, attacks, strict=True):
+        made = _assemble(chosen, source, data, stored, config)
+        masking = look_for_masking(probe, chosen, made.images) if probe else {}
+        # An attack on the difference of two builds is no measure of what knowing either of them gains.
+        hashes = () if deployed else source.sha256
+        made = replace(made, source_sha256=hashes, indicators={**made.indicators, **masking})
+        made = confirm(made, source, checked=checked, batch_size=size, folder=folder)
+        if deployed:
+            made = compare_builds(made, deployed, batch_size=size)
+        for sentence in finding_sentences(made.findings):
+            LOG.info(one_line(f"{made.name}: {sentence}"))
+        yield made
 
 
 def _assemble(
-    chosen: Attack, data: LabelledImages, folder: Path, *, source: str, settings: Mapping[str, Any]
+    chosen: Attack, source: SourceModel, data: LabelledImages, chunks: Path, config: AttackConfig
 ) -> AdversarialSet:
-    """Make the adversarial set of the finished shards in a folder."""
-    found = read_shards(folder / SHARDS, count=len(data))
+    """Make the adversarial set of the finished chunks in a folder."""
+    found = read_chunks(chunks, count=len(data))
     return AdversarialSet(
         name=f"{chosen.spec.name} {format_eps(chosen.eps)}",
         attack=chosen.spec.name,
@@ -197,10 +153,10 @@ def _assemble(
         eps=chosen.eps,
         images=found["x_adv"],
         clean=data,
-        source=source,
+        source=source.name,
         source_logits=found["logits"],
         source_clean_logits=found["clean_logits"],
-        params={**chosen.params, **settings},
+        params={**chosen.params, "stop": config.stop, "seed": config.seed, "gradients": config.gradients},
         pixels=chosen.pixels,
         indicators=indicators(found, radius=chosen.radius),
         clipped=chosen.spec.box,
@@ -209,51 +165,31 @@ def _assemble(
     )
 
 
-def open_origin(text: str, config: AttackConfig, opened: ExitStack, *, access: Access) -> Origin:
-    """Open a source: what runs itself for an attack by queries, unless it is a checkpoint; else what has gradients."""
-    if access == "queries" and not Path(text).is_dir():
-        return opened.enter_context(open_queried(text, device=config.device, batch_size=config.batch_size))
-    return open_source(Path(text), device=config.device)
-
-
-def _open_deployed(config: AttackConfig, data: LabelledImages) -> Origin | None:
+def _open_deployed(config: AttackConfig, data: LabelledImages) -> SourceModel | None:
+    """Open the second build of an attack on the difference of two, checked as the first one is."""
     if config.deployed is None:
         return None
-    second = open_source(Path(config.deployed), device=config.device)
-    _check_fit(second.model, data)
-    check_twin(second, data, batch_size=config.batch_size)
-    return second
+    deployed = open_source(Path(config.deployed), device=config.device)
+    deployed.check_fits(data)
+    deployed.self_check(data, batch_size=config.batch_size)
+    return _prepared(deployed, data, config)
 
 
-def _follow(model: Network, data: LabelledImages, config: AttackConfig, attacks: Sequence[Attack]) -> LogitsFn:
-    """Return the form of the model that the attacks ask, and say what bf16 costs them."""
-    if isinstance(model, QueriedEngine):
-        return model
-    first = data.take(np.arange(min(config.batch_size, len(data))))
-    x = torch.from_numpy(first.images).to(config.device)
-    follow = fast_source(model, x[:8], mode=config.gradients)
-    if config.gradients == "bf16" and attacks and attacks[-1].spec.access != "data":
-        y = torch.from_numpy(first.labels).to(config.device)
-        draws = Draws(seed=config.seed, index=first.index)
-        success = [
-            float((model(attacks[-1].run(form, x, y, draws=draws)).argmax(1) != y).float().mean())
-            for form in (follow, model)
-        ]
-        LOG.info(
-            f"bf16 gradients: {100 * success[0]:.1f} % misclassified, float32: {100 * success[1]:.1f} %, "
-            f"of the first {len(first)} images"
-        )
-    return follow
+def _prepared(source: SourceModel, data: LabelledImages, config: AttackConfig) -> SourceModel:
+    few = torch.from_numpy(data.take(np.arange(min(8, config.batch_size, len(data)))).images)
+    return source.prepared(few.to(source.device), mode=config.gradients)
 
 
-def _probe(source: Source, origins: Sequence[Origin], data: LabelledImages, config: AttackConfig) -> Probe | None:
-    """Choose the images on which masking is looked for; a graph's surrogate is the checkpoint that it was exported from."""
-    if any(isinstance(origin.model, QueriedEngine) for origin in origins):
-        return None  # masking is about gradients, and an engine has none
-    count = DEFAULT_COUNT if config.probe is None else config.probe
-    checkpoint = origins[0].checkpoint if len(origins) == 1 else None
-    surrogate = open_source(checkpoint, device=config.device).model if checkpoint and count else None
-    return choose_probe(source, data, count=count, surrogate=surrogate) if count else None
+def _report_bf16(source: SourceModel, attack: Attack, data: LabelledImages, config: AttackConfig) -> None:
+    """Say what bf16 gradients cost an attack, on the first batch."""
+    part = data.take(np.arange(min(config.batch_size, len(data))))
+    x, y = torch.from_numpy(part.images).to(source.device), torch.from_numpy(part.labels).to(source.device)
+    draws = Draws(seed=config.seed, index=part.index)
+    bf16, float32 = (
+        100 * float((source.logits(attack.run(form, x, y, draws=draws)).argmax(1) != y).float().mean())
+        for form in (source.follow, source)
+    )
+    LOG.info(f"bf16 gradients: {bf16:.1f} % misclassified, float32: {float32:.1f} %, of the first {len(part)} images")
 
 
 def _clean_images(config: AttackConfig, chosen: DataConfig) -> LabelledImages:
@@ -265,12 +201,12 @@ def _clean_images(config: AttackConfig, chosen: DataConfig) -> LabelledImages:
     return data
 
 
-def _check_fit(model: Network, data: LabelledImages) -> None:
-    if tuple(model.input_shape) != data.input_shape or model.num_classes != data.num_classes:
-        raise DataError(
-            f"{data.name} has images {data.input_shape} of {data.num_classes} classes; "
-            f"the source model {model.name!r} takes {tuple(model.input_shape)} and {model.num_classes} classes"
-        )
+def _chunks_of(folder: Path) -> Path:
+    """Return where the chunks of a run lie; an unfinished run of an earlier version is continued."""
+    before = folder / _CHUNKS_BEFORE
+    if before.is_dir() and first():
+        before.rename(folder / CHUNKS)
+    return folder / CHUNKS
 
 
 def _check_grid_possible(chosen: Attack, data: LabelledImages) -> None:

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from edgeproof.attacks.balls import uniform_in_linf
 from edgeproof.attacks.base import Draws, check_positive, draws_of
-from edgeproof.attacks.gradients import Observed, observe
 from edgeproof.attacks.losses import margin
 from edgeproof.attacks.search import Batch, Worst, restarted, search
 from edgeproof.ops import linf_step
 from edgeproof.plugins.registry import register
+from edgeproof.source_model.gradients import ForwardPass, value_and_grad
 
 if TYPE_CHECKING:
     from edgeproof.types import LogitsFn
@@ -66,10 +66,10 @@ def diva(
     both = partial(_both, model, deployed)
     loss = partial(gap, c=c)
 
-    def look(batch: Batch, number: int) -> Observed:
-        return observe(both, batch.x_adv, batch.y, loss=loss)
+    def look(batch: Batch, number: int) -> ForwardPass:
+        return value_and_grad(both, batch.x_adv, batch.y, loss=loss)
 
-    def move(batch: Batch, seen: Observed, number: int) -> Batch:
+    def move(batch: Batch, seen: ForwardPass, number: int) -> Batch:
         moved = linf_step(batch.x_adv, seen.grad, batch.x, step_size=length, eps=eps)
         return dataclasses.replace(batch, x_adv=moved)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from edgeproof.attacks.base import AttackSpec, Draws, draws_of, find_attack
-from edgeproof.attacks.choice import choose_attack
+from edgeproof.attacks.configured import choose_attack
 from edgeproof.attacks.search import Worst
 from edgeproof.errors import ConfigError
 from edgeproof.plugins.registry import register

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from edgeproof.attacks.base import check_positive
-from edgeproof.attacks.gradients import observe
 from edgeproof.attacks.labels import followed_class
 from edgeproof.attacks.losses import cross_entropy
 from edgeproof.ops import linf_step
 from edgeproof.plugins.registry import register
+from edgeproof.source_model.gradients import value_and_grad
 from edgeproof.types import Direction
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def fgsm(
         Images of the shape and dtype of `x`, within `eps` of it and in [0, 1].
     """
     target = followed_class(model, x, y, label=label)
-    grad = observe(model, x, target, loss=cross_entropy).grad
+    grad = value_and_grad(model, x, target, loss=cross_entropy).grad
     return linf_step(x, grad, x, step_size=eps, eps=eps, direction=direction)
 
 
@@ -80,6 +80,6 @@ def fgsm_possas(
     sign = 1 if direction == "ascent" else -1
     x_adv = x
     for _ in range(steps):
-        grad = observe(model, x_adv, target, loss=cross_entropy).grad
+        grad = value_and_grad(model, x_adv, target, loss=cross_entropy).grad
         x_adv = x_adv + sign * eps * torch.where(grad >= 0, 1.0, -1.0).to(x)
     return x_adv

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from edgeproof.attacks.base import Draws
-from edgeproof.attacks.gradients import observe
 from edgeproof.attacks.labels import followed_class
 from edgeproof.data.arrays import read_npz, write_npz
 from edgeproof.ops import l2_norm, universal_apply, universal_update
+from edgeproof.source_model.gradients import value_and_grad
 from edgeproof.system.progress import progress
 from edgeproof.types import Norm
 
@@ -188,7 +188,7 @@ class Ascent:
         rate = self.step_size * (1 + math.cos(math.pi * fallen)) / 2
         x = universal_apply(batch.x, delta, batch.owner)
         followed = followed_class(self.model, batch.x, batch.y, label=self.label)
-        grad = observe(self.model, x, followed, loss=lambda logits, y: self.goal(logits, y, batch.owner)).grad
+        grad = value_and_grad(self.model, x, followed, loss=lambda logits, y: self.goal(logits, y, batch.owner)).grad
         return step_along(delta, grad, batch.owner, norm=self.norm, eps=self.eps, step_size=rate)
 
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from edgeproof.attacks.base import check_positive
-from edgeproof.attacks.gradients import observe
 from edgeproof.attacks.labels import followed_class
 from edgeproof.attacks.losses import cross_entropy
 from edgeproof.attacks.pgd import pgd_linf
 from edgeproof.ops import linf_step
 from edgeproof.plugins.registry import register
+from edgeproof.source_model.gradients import value_and_grad
 from edgeproof.types import Direction
 
 if TYPE_CHECKING:
@@ -94,6 +94,6 @@ def ifgsm_unprojected(
     target = followed_class(model, x, y, label=label)
     x_adv = x
     for _ in range(steps):
-        grad = observe(model, x_adv, target, loss=cross_entropy).grad
+        grad = value_and_grad(model, x_adv, target, loss=cross_entropy).grad
         x_adv = linf_step(x_adv, grad, x, step_size=eps, eps=steps * eps, direction=direction)
     return x_adv

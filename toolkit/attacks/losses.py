@@ -7,7 +7,7 @@ averaged over the batch: what an image gets must not depend on its neighbours.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
 import torch
@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgeproof.errors import ConfigError
+from edgeproof.source_model.gradients import Loss
 from edgeproof.types import Direction
 
-Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 LossName: TypeAlias = Literal["ce", "margin", "dlr"]
 
 

@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgeproof.attacks.base import Draws, check_positive, draws_of
-from edgeproof.attacks.gradients import Observed, observe
 from edgeproof.attacks.labels import followed_class
 from edgeproof.attacks.losses import cross_entropy
 from edgeproof.attacks.search import Batch, Keep, Worst, check_keep, restarted, search
 from edgeproof.errors import ConfigError
 from edgeproof.ops import momentum_step
 from edgeproof.plugins.registry import register
+from edgeproof.source_model.gradients import ForwardPass, value_and_grad
 from edgeproof.types import Direction
 
 if TYPE_CHECKING:
@@ -69,8 +69,8 @@ def mi_fgsm(
         Images of the shape and dtype of `x`, within `eps` of it and in [0, 1].
     """
 
-    def look(batch: Moving, step: int) -> Observed:
-        return observe(model, batch.x_adv, batch.y, loss=cross_entropy)
+    def look(batch: Moving, step: int) -> ForwardPass:
+        return value_and_grad(model, batch.x_adv, batch.y, loss=cross_entropy)
 
     y = followed_class(model, x, y, label=label)
     options = _Options(eps, step_size, steps, decay, direction, keep, stop)
@@ -122,14 +122,14 @@ def di_fgsm(
     if not (0 <= probability <= 1 and 0 < smallest <= 1):
         raise ConfigError(f"probability = {probability:g}, smallest = {smallest:g}; expected both in [0, 1]")
 
-    def look(batch: Moving, step: int) -> Observed:
+    def look(batch: Moving, step: int) -> ForwardPass:
         numbers = batch.draws.uniform(_FIRST_STREAM + step, (4,)).to(batch.x)
         placed = _placement(numbers, probability=probability, smallest=smallest)
 
         def diverse(images: Tensor) -> Tensor:
             return model(_shrink(images, placed))
 
-        return observe(diverse, batch.x_adv, batch.y, loss=cross_entropy)
+        return value_and_grad(diverse, batch.x_adv, batch.y, loss=cross_entropy)
 
     y = followed_class(model, x, y, label=label)
     options = _Options(eps, step_size, steps, decay, direction, keep, stop)
@@ -178,8 +178,8 @@ def ti_fgsm(
         raise ConfigError(f"kernel_size = {kernel_size}; expected an odd number, so that the Gaussian has a centre")
     kernel = _gaussian(kernel_size, sigma=sigma).to(x)
 
-    def look(batch: Moving, step: int) -> Observed:
-        seen = observe(model, batch.x_adv, batch.y, loss=cross_entropy)
+    def look(batch: Moving, step: int) -> ForwardPass:
+        seen = value_and_grad(model, batch.x_adv, batch.y, loss=cross_entropy)
         return seen.mapped(partial(_smooth, kernel=kernel))
 
     y = followed_class(model, x, y, label=label)
@@ -201,14 +201,20 @@ class _Options:
 
 
 def _with_momentum(
-    model: LogitsFn, x: Tensor, y: Tensor, *, look: Callable[[Moving, int], Observed], options: _Options, draws: Draws
+    model: LogitsFn,
+    x: Tensor,
+    y: Tensor,
+    *,
+    look: Callable[[Moving, int], ForwardPass],
+    options: _Options,
+    draws: Draws,
 ) -> Tensor:
     check_positive(steps=options.steps, step_size=options.step_size)
     check_keep(options.keep, restarts=1, stop=options.stop)
     step_size = options.eps / options.steps if options.step_size is None else options.step_size
     worst = Worst(x, y, direction=options.direction, stop=options.stop)
 
-    def move(batch: Moving, seen: Observed, step: int) -> Moving:
+    def move(batch: Moving, seen: ForwardPass, step: int) -> Moving:
         moved, momentum = momentum_step(
             batch.x_adv,
             seen.grad,

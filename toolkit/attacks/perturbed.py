@@ -9,19 +9,21 @@ from pathlib import Path
 import torch
 
 from edgeproof.attacks.base import Draws
-from edgeproof.attacks.choice import Attack
+from edgeproof.attacks.configured import Attack
 from edgeproof.attacks.fitting import Journal
-from edgeproof.attacks.shards import Source
 from edgeproof.config import format_eps
 from edgeproof.data.base import LabelledImages
 from edgeproof.data.perturbation import save_perturbation
 from edgeproof.errors import DataError
+from edgeproof.source_model.base import SourceModel
 from edgeproof.system.distributed import first, share_arrays
 
 FIT = "fit.npz"  # where a fit stands, until it is finished
 
 
-def fit_on_training(chosen: Attack, source: Source, load_train: Callable[[], LabelledImages], folder: Path) -> Attack:
+def fit_on_training(
+    chosen: Attack, source: SourceModel, load_train: Callable[[], LabelledImages], folder: Path, *, seed: int
+) -> Attack:
     """Return the attack with its perturbations fitted on the training split; one that needs no data comes back as it is.
 
     Of several processes the first fits and the others wait for it.
@@ -31,32 +33,31 @@ def fit_on_training(chosen: Attack, source: Source, load_train: Callable[[], Lab
         source: The model that is attacked.
         load_train: Reads the training images, which are fitted on.
         folder: Keeps the state of the fit and then the perturbations.
+        seed: Of the batches' order.
 
     Raises:
         DataError: When there are no training images.
     """
     if chosen.spec.access != "data":
         return chosen
-    fitted = _fitted(chosen, source, load_train(), folder) if first() else chosen
-    delta = fitted.perturbation
-    found = share_arrays({} if delta is None else {"delta": delta.cpu().numpy()})
-    return replace(fitted, perturbation=torch.from_numpy(found["delta"]).to(source.device))
-
-
-def _fitted(chosen: Attack, source: Source, train: LabelledImages, folder: Path) -> Attack:
-    if not len(train):
-        raise DataError(
-            f"{train.name} has no training images, and a universal perturbation is fitted on them; attack a model with --data "
-            "that has some"
+    found = {}
+    if first():
+        train = load_train()
+        if not len(train):
+            raise DataError(
+                f"{train.name} has no training images, and a universal perturbation is fitted on them; attack a model with --data "
+                "that has some"
+            )
+        delta = chosen.fit(
+            source.follow,
+            torch.from_numpy(train.images),
+            torch.from_numpy(train.labels).to(source.device),
+            draws=Draws(seed=seed, index=train.index),
+            journal=Journal(folder / FIT, title=f"fit {chosen.spec.name} {format_eps(chosen.eps)}"),
         )
-    fitted = chosen.fitted(
-        source.follow,
-        torch.from_numpy(train.images),
-        torch.from_numpy(train.labels).to(source.device),
-        draws=Draws(seed=source.seed, index=train.index),
-        journal=Journal(folder / FIT, title=f"fit {chosen.spec.name} {format_eps(chosen.eps)}"),
-    )
-    if fitted.perturbation is not None:
-        save_perturbation(folder, fitted.perturbation.cpu().numpy())
-    about = f"{train.name}/{train.split}, {len(train)} images"
-    return replace(fitted, params={**chosen.params, "fitted_on": about})
+        found = {"delta": delta.cpu().numpy()}
+        save_perturbation(folder, found["delta"])
+        chosen = replace(
+            chosen, params={**chosen.params, "fitted_on": f"{train.name}/{train.split}, {len(train)} images"}
+        )
+    return replace(chosen, perturbation=torch.from_numpy(share_arrays(found)["delta"]).to(source.device))

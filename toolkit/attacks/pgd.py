@@ -11,13 +11,13 @@ from torch import Tensor
 
 from edgeproof.attacks.balls import uniform_in_l2, uniform_in_linf
 from edgeproof.attacks.base import Draws, check_positive, draws_of
-from edgeproof.attacks.gradients import Observed, observe
 from edgeproof.attacks.labels import followed_class
-from edgeproof.attacks.losses import LOSSES, Loss, LossName, softened_cross_entropy
+from edgeproof.attacks.losses import LOSSES, LossName, softened_cross_entropy
 from edgeproof.attacks.search import Batch, Keep, Worst, check_keep, restarted, search
 from edgeproof.errors import ConfigError
 from edgeproof.ops import l2_step, linf_step
 from edgeproof.plugins.registry import register
+from edgeproof.source_model.gradients import ForwardPass, Loss, value_and_grad
 from edgeproof.types import Direction
 
 if TYPE_CHECKING:
@@ -221,14 +221,14 @@ def descend(
     length = 2.5 * eps / steps if step_size is None else step_size
     worst = Worst(x, y, direction=direction, stop=stop)
 
-    def look(batch: Batch, number: int) -> Observed:
-        return observe(model, batch.x_adv, batch.y, loss=loss)
+    def look(batch: Batch, number: int) -> ForwardPass:
+        return value_and_grad(model, batch.x_adv, batch.y, loss=loss)
 
-    def move(batch: Batch, seen: Observed, number: int) -> Batch:
+    def move(batch: Batch, seen: ForwardPass, number: int) -> Batch:
         moved = step(batch.x_adv, seen.grad, batch.x, step_size=length, eps=eps, direction=direction)
         return dataclasses.replace(batch, x_adv=moved)
 
-    def lunge(batch: Batch, seen: Observed) -> Tensor:
+    def lunge(batch: Batch, seen: ForwardPass) -> Tensor:
         return step(batch.x_adv, seen.grad, batch.x, step_size=2 * eps, eps=eps, direction=direction)
 
     attempt = partial(search, model, observe=look, move=move, steps=steps, worst=worst, keep=keep, lunge=lunge)

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from edgeproof.attacks.base import Draws, find_attack
-from edgeproof.attacks.choice import Attack, choose_attack
-from edgeproof.attacks.gradients import Builds
+from edgeproof.attacks.configured import Attack, choose_attack
 from edgeproof.attacks.losses import soften
-from edgeproof.attacks.shards import Source
 from edgeproof.data.base import LabelledImages
 from edgeproof.data.sampling import stratified_sample
+from edgeproof.source_model.base import SourceModel
+from edgeproof.source_model.opening import open_source
 from edgeproof.types import Array, Images
 
 if TYPE_CHECKING:
@@ -42,10 +42,11 @@ class Probe:
         x: Clean images, (n, C, H, W).
         y: True classes, (n,).
         draws: Their random numbers.
-        surrogate: Another form of the model whose gradients are no secret, for a transferred attack; None where there is none.
+        surrogate: Another form of the model whose gradients are no secret, for a transferred attack: the checkpoint that a graph
+            was exported from; None where there is none.
     """
 
-    source: Source
+    source: SourceModel
     rows: Array
     x: Tensor
     y: Tensor
@@ -54,21 +55,20 @@ class Probe:
 
     def fooled(self, x_adv: Tensor) -> Tensor:
         """Return which of these images the source gets wrong, (n,) bool."""
-        with torch.no_grad():
-            wrong: Tensor = self.source.model(x_adv).argmax(1) != self.y
-        return wrong
+        return self.source.logits(x_adv).argmax(1) != self.y
 
     def attacked(self, attack: Attack, model: LogitsFn) -> Tensor:
         """Return which images the source gets wrong after an attack that followed this model."""
         return self.fooled(attack.run(model, self.x, self.y, draws=self.draws))
 
 
-def choose_probe(source: Source, data: LabelledImages, *, count: int, surrogate: LogitsFn | None = None) -> Probe:
+def choose_probe(source: SourceModel, data: LabelledImages, *, count: int, seed: int) -> Probe:
     """Choose the images, stratified by class."""
-    rows = np.sort(stratified_sample(data.labels, min(count, len(data)), seed=source.seed))
+    rows = np.sort(stratified_sample(data.labels, min(count, len(data)), seed=seed))
     part = data.take(rows)
     x, y = torch.from_numpy(part.images).to(source.device), torch.from_numpy(part.labels).to(source.device)
-    return Probe(source, rows, x, y, Draws(seed=source.seed, index=part.index), surrogate)
+    surrogate = open_source(source.checkpoint, device=source.device).network if source.checkpoint else None
+    return Probe(source, rows, x, y, Draws(seed=seed, index=part.index), surrogate)
 
 
 def look_for_masking(probe: Probe, attack: Attack, images: Images) -> dict[str, float]:
@@ -85,30 +85,32 @@ def look_for_masking(probe: Probe, attack: Attack, images: Images) -> dict[str, 
         `query_gain`: the share of images that the probe fools minus the share that the attack fools; and `large_eps_accuracy`:
         what the same attack leaves with a budget that can turn every image grey.
     """
-    measured = _look_at_answers(probe)
+    first, again = (probe.source.logits(probe.x).double() for _ in range(2))
+    sum_to_one = (first.sum(1) - 1).abs() < 1e-3
+    allowed = _SAME * float(first.abs().max())
+    measured = {
+        "probabilities": float((sum_to_one & (first.amin(1) >= 0)).double().mean()),
+        "random_outputs": float(((first - again).abs().amax(1) > allowed).double().mean()),
+    }
     if not _follows_gradients(attack):
         return measured
     before = probe.fooled(torch.from_numpy(images[probe.rows]).to(probe.x.device))
-    follow = probe.source.follow
-    measured["temperature_gain"] = _gain(before, probe.attacked(_in_haste(attack), _softened(follow)))
+    follow, early = probe.source.follow, _stopping_early(attack)
+    # Softened, the logits are nothing that the cross-entropy is certain of; the classes stay the same.
+    softened = follow.mapped(lambda logits: soften(logits, _RHO))
+    measured["temperature_gain"] = _gain(before, probe.attacked(early, softened))
     if probe.surrogate is not None:
         measured["transfer_gain"] = _gain(before, probe.attacked(attack, probe.surrogate))
     if attack.spec.norm == "linf":
         measured["query_gain"] = _gain(before, before | _by_queries(probe, attack, before))
-    unbounded = _in_haste(_unbounded(attack, probe.x))
+    unbounded = replace(
+        early,
+        eps=_GREY if attack.spec.norm == "linf" else _GREY * float(probe.x[0].numel()) ** 0.5,
+        params={**attack.params, **({"step_size": None} if "step_size" in attack.params else {})},
+        pixels="float",
+    )
     measured["large_eps_accuracy"] = 1 - float(probe.attacked(unbounded, follow).double().mean())
     return measured
-
-
-def _look_at_answers(probe: Probe) -> dict[str, float]:
-    with torch.no_grad():
-        first, again = (probe.source.model(probe.x).double() for _ in range(2))
-    sums = (first.sum(1) - 1).abs() < 1e-3
-    allowed = _SAME * float(first.abs().max())
-    return {
-        "probabilities": float((sums & (first.amin(1) >= 0)).double().mean()),
-        "random_outputs": float(((first - again).abs().amax(1) > allowed).double().mean()),
-    }
 
 
 def _follows_gradients(attack: Attack) -> bool:
@@ -126,13 +128,6 @@ def _gain(before: Tensor, after: Tensor) -> float:
     return float(after.double().mean() - before.double().mean())
 
 
-def _softened(model: LogitsFn) -> LogitsFn:
-    """Return a model whose logits no cross-entropy is certain of; its classes stay the same."""
-    if isinstance(model, Builds):
-        return Builds([_softened(member) for member in model.members])
-    return lambda x: soften(model(x), _RHO)
-
-
 def _by_queries(probe: Probe, attack: Attack, before: Tensor) -> Tensor:
     """Return which of the images that the attack left right Square fools."""
     left = torch.nonzero(~before).flatten()
@@ -144,13 +139,7 @@ def _by_queries(probe: Probe, attack: Attack, before: Tensor) -> Tensor:
     return fooled
 
 
-def _in_haste(attack: Attack) -> Attack:
+def _stopping_early(attack: Attack) -> Attack:
     """Return the attack that lets an image go once it is misclassified, which is all that is asked here."""
     possible = attack.spec.takes("stop") and attack.stop == "never" and attack.params.get("keep") != "last"
     return replace(attack, stop="first") if possible else attack
-
-
-def _unbounded(attack: Attack, x: Tensor) -> Attack:
-    eps = _GREY if attack.spec.norm == "linf" else _GREY * float(x[0].numel()) ** 0.5
-    params = {**attack.params, **({"step_size": None} if "step_size" in attack.params else {})}
-    return replace(attack, eps=eps, params=params, pixels="float")

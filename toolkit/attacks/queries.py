@@ -1,54 +1,16 @@
-"""Attacks by queries: an engine as they see it, and a record of what each query came to."""
+"""A record of what each query of an attack came to."""
 
 from __future__ import annotations
 
-import time
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from edgeproof.engines.base import Engine, predict_all
 from edgeproof.types import Array
 
 NOT_FOUND = -1
-
-
-class QueriedEngine(nn.Module):
-    """Any engine as a function of images on torch: logits, no gradients.
-
-    Attributes:
-        name: For people.
-        input_shape: (C, H, W).
-        num_classes: K.
-        calls: Batch size to the number of calls that the engine has had with it.
-        seconds: That the engine has taken for them.
-        engine: What is asked.
-    """
-
-    def __init__(self, engine: Engine, *, name: str, batch_size: int) -> None:
-        super().__init__()
-        self.name = name
-        self.input_shape = engine.info.input_shape
-        self.num_classes = engine.info.num_classes
-        self.calls: Counter[int] = Counter()
-        self.seconds = 0.0
-        self.engine = engine
-        self._batch_size = batch_size
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits (N, K) of images (N, C, H, W) in [0, 1], on the device and in the type of the images."""
-        images = np.ascontiguousarray(x.detach().cpu().numpy(), np.float32)
-        began = time.perf_counter()
-        logits = predict_all(self.engine, images, batch_size=self._batch_size, advance=self._count)
-        self.seconds += time.perf_counter() - began
-        return torch.from_numpy(logits).to(x)
-
-    def _count(self, size: int) -> None:
-        self.calls[size] += 1
 
 
 class QueryTrace:

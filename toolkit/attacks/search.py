@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from edgeproof.attacks.base import Draws, parse_stop
-from edgeproof.attacks.gradients import Observed
-from edgeproof.attacks.losses import Loss, goal_margin
+from edgeproof.attacks.losses import goal_margin
 from edgeproof.errors import ConfigError
+from edgeproof.source_model.gradients import ForwardPass, Loss
 from edgeproof.types import Direction
 
 if TYPE_CHECKING:
@@ -97,12 +97,12 @@ def search(
     model: LogitsFn,
     batch: B,
     *,
-    observe: Callable[[B, int], Observed],
-    move: Callable[[B, Observed, int], B],
+    observe: Callable[[B, int], ForwardPass],
+    move: Callable[[B, ForwardPass, int], B],
     steps: int,
     worst: Worst,
     keep: Keep = "best",
-    lunge: Callable[[B, Observed], Tensor] | None = None,
+    lunge: Callable[[B, ForwardPass], Tensor] | None = None,
 ) -> None:
     """Attack a batch for a number of steps.
 
@@ -136,8 +136,8 @@ def search(
 
 
 def _without_done(
-    batch: B, seen: Observed, step: int, *, observe: Callable[[B, int], Observed], worst: Worst
-) -> tuple[B, Observed]:
+    batch: B, seen: ForwardPass, step: int, *, observe: Callable[[B, int], ForwardPass], worst: Worst
+) -> tuple[B, ForwardPass]:
     """Let the images go that are done."""
     kept = worst.open(batch.rows)
     if len(kept) == len(batch):
@@ -148,7 +148,9 @@ def _without_done(
     return fewer, observe(fewer, step) if few else seen.take(kept)
 
 
-def _after_lunge(model: LogitsFn, batch: B, seen: Observed, images: Tensor, *, worst: Worst) -> tuple[B, Observed]:
+def _after_lunge(
+    model: LogitsFn, batch: B, seen: ForwardPass, images: Tensor, *, worst: Worst
+) -> tuple[B, ForwardPass]:
     with torch.no_grad():
         worst.offer(batch.rows, images, model(images))
     kept = worst.open(batch.rows)

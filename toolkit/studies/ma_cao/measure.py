@@ -20,7 +20,7 @@ from edgeproof.types import Array, Images
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from edgeproof.attacks.choice import Attack
+    from edgeproof.attacks.configured import Attack
     from edgeproof.types import LogitsFn
 
 PREDICTIONS = "predictions.npz"
@@ -39,14 +39,14 @@ def measure(config: Mapping[str, Any], out: Run) -> None:
             (name to `attack`, `eps`, `params` and optionally `scales`), `limit`, `batch_size`, `seed`.
         out: The run.
     """
-    from edgeproof.attacks.source import fast_source
     from edgeproof.models.base import load_classifier
+    from edgeproof.source_model.folding import fast_form
 
     run = Run.open(config["model"], kind="train")
     splits = load_splits(data_of(run))
     test = splits.test.head(config["limit"])
     model = load_classifier(run.file("model.safetensors"), device=config["device"])
-    source = fast_source(model, _tensor(test.images[:8], config), mode="fast")
+    source = fast_form(model, _tensor(test.images[:8], config), mode="fast")
     found: dict[str, Array] = {"labels": test.labels}
     with ExitStack() as stack:
         forms = _open_forms(run, config, stack)
@@ -84,13 +84,14 @@ def _attacked(
 ) -> Iterator[tuple[str, Images]]:
     """Go through the attacks and their scales, with the images made."""
     from edgeproof.attacks.base import Draws, find_attack
-    from edgeproof.attacks.choice import choose_attack
+    from edgeproof.attacks.configured import choose_attack
 
     for name, about in config["attacks"].items():
         chosen = choose_attack(find_attack(about["attack"]), eps=about["eps"], params=about["params"])
         if chosen.spec.access == "data":
             draws = Draws(seed=config["seed"], index=train.index)
-            chosen = chosen.fitted(source, _host(train.images), _tensor(train.labels, config), draws=draws)
+            found = chosen.fit(source, _host(train.images), _tensor(train.labels, config), draws=draws)
+            chosen = replace(chosen, perturbation=found)
         for scale in about.get("scales", (1.0,)):
             yield f"{name}@{scale:g}", _craft(chosen, source, test, config, scale=scale)
 

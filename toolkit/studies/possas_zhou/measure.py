@@ -113,12 +113,12 @@ def _craft(model: Classifier, data: LabelledImages, about: Mapping[str, Any], co
     import torch
 
     from edgeproof.attacks.base import Draws, find_attack
-    from edgeproof.attacks.choice import choose_attack
-    from edgeproof.attacks.source import fast_source
+    from edgeproof.attacks.configured import choose_attack
+    from edgeproof.source_model.folding import fast_form
 
     chosen = choose_attack(find_attack(about["attack"]), eps=about["eps"], params=about["params"])
     few = torch.from_numpy(data.images[:8]).to(config["device"])
-    follow = fast_source(model, few, mode="fast")
+    follow = fast_form(model, few, mode="fast")
     made = []
     for start in range(0, len(data), config["batch_size"]):
         batch = data.take(np.arange(start, min(start + config["batch_size"], len(data))))

@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from edgeproof.attacks.base import Draws
-from edgeproof.attacks.losses import Loss, cross_entropy
+from edgeproof.attacks.losses import cross_entropy
 from edgeproof.attacks.pgd import pgd_linf
 from edgeproof.config import check_eps
 from edgeproof.errors import ConfigError
 from edgeproof.models.base import Classifier
 from edgeproof.plugins.registry import register
+from edgeproof.source_model.gradients import Loss
 from edgeproof.training.objectives.base import attacking
 
 

@@ -9,13 +9,14 @@ from torch import Tensor
 
 from edgeproof.attacks.balls import uniform_in_linf
 from edgeproof.attacks.base import Draws
-from edgeproof.attacks.losses import Loss, cross_entropy, expected_cost
+from edgeproof.attacks.losses import cross_entropy, expected_cost
 from edgeproof.attacks.pgd import descend
 from edgeproof.config import check_eps
 from edgeproof.errors import ConfigError
 from edgeproof.evaluation.costs import Side, choose_costs
 from edgeproof.models.base import Classifier
 from edgeproof.plugins.registry import register
+from edgeproof.source_model.gradients import Loss
 from edgeproof.training.objectives.adversarial import check_share, mixed
 from edgeproof.training.objectives.base import Objective, Task, attacking
 

@@ -10,11 +10,11 @@ from torch.nn import functional
 
 from edgeproof.attacks.balls import uniform_in_linf
 from edgeproof.attacks.base import Draws
-from edgeproof.attacks.losses import Loss
 from edgeproof.attacks.pgd import descend
 from edgeproof.config import check_eps
 from edgeproof.models.base import Classifier
 from edgeproof.plugins.registry import register
+from edgeproof.source_model.gradients import Loss
 from edgeproof.training.objectives.base import attacking
 
 _START = 1e-3  # the divergence has no gradient at the clean image itself

@@ -13,9 +13,9 @@ from torch.nn import functional
 from edgeproof.attacks.base import Draws, check_positive
 from edgeproof.attacks.fitting import Ascent, Feed, Goal, fit
 from edgeproof.attacks.goals import Balanced, clamped_cross_entropy, uniform_histogram
-from edgeproof.attacks.source import fast_source
 from edgeproof.models.base import Classifier
 from edgeproof.plugins.registry import register
+from edgeproof.source_model.folding import fast_form
 from edgeproof.training.objectives.base import Objective, Task, attacking
 from edgeproof.training.objectives.universal import check_budget, perturbed_loss
 
@@ -87,7 +87,7 @@ class Fresh:
 
     def fit(self, model: Classifier, task: Task, *, epoch: int) -> Tensor:
         """Return (added, C, H, W), fitted to the network as it is, all at once and each on images of its own."""
-        frozen = fast_source(model, task.images[:8], mode="fast")
+        frozen = fast_form(model, task.images[:8], mode="fast")
         seed = int(np.random.SeedSequence([task.seed, epoch]).generate_state(1, np.uint64)[0])
         draws = Draws(seed=seed, index=np.arange(len(task.images)))
         feed = Feed(task.images, task.labels, size=self.batch, count=self.added, draws=draws)

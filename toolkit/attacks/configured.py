@@ -34,7 +34,7 @@ class Attack:
         pixels: "uint8" brings its images to the 8-bit grid, inside the budget.
         stop: "never", "first" or "margin=K": when an image has been attacked enough.
         deployed: The second build, for an attack on the difference between two.
-        perturbation: (P, C, H, W), what a universal attack adds: the same to all images, or one a class; None until `fitted`.
+        perturbation: (P, C, H, W), what a universal attack adds: the same to all images, or one a class; None until it is fitted.
     """
 
     spec: AttackSpec
@@ -57,7 +57,12 @@ class Attack:
             AttackContractError: When the attack breaks its promise.
         """
         if self.spec.access == "data":
-            return self.finish(x, self._perturbed(x, y))
+            if self.perturbation is None:
+                raise ConfigError(
+                    f"attack {self.spec.name!r} is fitted on training images first; run it as `attack {self.spec.name}`"
+                )
+            which = torch.zeros_like(y) if len(self.perturbation) == 1 else y
+            return self.finish(x, universal_apply(x, self.perturbation.to(x.dtype), which))
         offered = {"deployed": self.deployed, "stop": self.stop, "draws": draws, "trace": trace}
         taken = {name: value for name, value in offered.items() if self.spec.takes(name)}
         version = x._version
@@ -68,18 +73,9 @@ class Attack:
             )
         return self.finish(x, x_adv)
 
-    def fitted(self, model: LogitsFn, x: Tensor, y: Tensor, *, draws: Draws, journal: Journal | None = None) -> Attack:
-        """Return a universal attack with its perturbations fitted on these images; `journal` keeps how far it has come."""
-        found = self.spec.function(model, x, y, eps=self.eps, **self.params, journal=journal, draws=draws)
-        return replace(self, perturbation=found)
-
-    def _perturbed(self, x: Tensor, y: Tensor) -> Tensor:
-        if self.perturbation is None:
-            raise ConfigError(
-                f"attack {self.spec.name!r} is fitted on training images first; run it as `attack {self.spec.name}`"
-            )
-        owner = torch.zeros_like(y) if len(self.perturbation) == 1 else y
-        return universal_apply(x, self.perturbation.to(x.dtype), owner)
+    def fit(self, model: LogitsFn, x: Tensor, y: Tensor, *, draws: Draws, journal: Journal | None = None) -> Tensor:
+        """Return the perturbations (P, C, H, W) of a universal attack, fitted on these images; `journal` keeps how far it has come."""
+        return self.spec.function(model, x, y, eps=self.eps, **self.params, journal=journal, draws=draws)
 
     def finish(self, x: Tensor, x_adv: Tensor) -> Tensor:
         """Check an attack's images, and bring them to the 8-bit grid where that was chosen.

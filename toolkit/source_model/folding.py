@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from edgeproof.attacks.fused import fuse_relus
 from edgeproof.errors import ModelError
+from edgeproof.source_model.fused import fuse_relus
 from edgeproof.types import GradientMode
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _ROUNDING = 1e-3  # folding reorders float32 sums; a larger share of the largest
 _LEVELS = 2e-2  # the same of a quantised network, where such a sum can be rounded to the next level: 1.7e-3 on 256 images of possas-vgg
 
 
-def fast_source(model: nn.Module, x: Tensor, *, mode: GradientMode) -> LogitsFn:
+def fast_form(model: nn.Module, x: Tensor, *, mode: GradientMode) -> LogitsFn:
     """Return a form of a model that gives the same logits and input gradients sooner.
 
     Weights get no gradients. Folded, the logits differ by float32 rounding; where such a difference crosses the kink of a ReLU,

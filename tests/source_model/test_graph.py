@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from edgeproof.attacks.base import find_attack
-from edgeproof.attacks.craft import attack, craft
-from edgeproof.attacks.twin import Origin, check_twin, chosen_data, confirm, open_source
+from edgeproof.attacks.confirm import confirm
+from edgeproof.attacks.craft import attack, craft_sets
 from edgeproof.config import AttackConfig
 from edgeproof.data.base import AdversarialSet, LabelledImages, load_adversarial_set
 from edgeproof.data.origin import data_of
@@ -16,8 +16,10 @@ from edgeproof.engines.base import open_engine, predict_all
 from edgeproof.errors import ConfigError, ModelError, RunError
 from edgeproof.models.imported import import_onnx
 from edgeproof.runs import Run
+from edgeproof.source_model.base import SourceModel
+from edgeproof.source_model.opening import open_source
 from edgeproof.types import GradientMode
-from tests.oracles import SHAPE, labelled_images, small_network
+from tests.oracles import SHAPE, labelled_images, small_network, source_of
 
 pytest.importorskip("onnxruntime")
 EPS = 8 / 255
@@ -44,20 +46,14 @@ def data(count: int = 60) -> LabelledImages:
     return labelled_images(count)
 
 
-def adversaries(source: Origin, folder: Path) -> AdversarialSet:
-    with Run.start("attack", "test", config={"seed": 0}, out=folder) as out:
-        return craft(
-            find_attack("pgd-linf"),
-            source.model,
-            data(),
-            eps=EPS,
-            params={"steps": 5},
-            batch_size=32,
-            seed=0,
-            device="cpu",
-            out=out,
-            source=source.name,
-        )
+def adversaries(source: SourceModel, folder: Path) -> AdversarialSet:
+    """What an attack makes of the surrogate, before the engine is asked."""
+    as_attacked = source_of(source.network, data(), name=source.name)
+    config = AttackConfig(model="", eps=EPS, params={"steps": 5}, batch_size=32, probe=0)
+    (made,) = craft_sets(
+        [config], [folder], spec=find_attack("pgd-linf"), source=as_attacked, data=data(), load_train=data
+    )
+    return made
 
 
 def engine_logits(path: Path, images: np.ndarray) -> np.ndarray:
@@ -65,11 +61,11 @@ def engine_logits(path: Path, images: np.ndarray) -> np.ndarray:
         return predict_all(engine, images, batch_size=32)
 
 
-def elsewhere(path: Path) -> Origin:
+def elsewhere(path: Path) -> SourceModel:
     """A source whose twin is not that of its graph: its weights are moved."""
     source = open_source(path, device="cpu")
     torch.manual_seed(0)
-    for weight in source.model.buffers():
+    for weight in source.network.buffers():
         weight.add_(torch.randn_like(weight) * 0.5 * weight.abs())
     return source
 
@@ -78,10 +74,10 @@ def elsewhere(path: Path) -> Origin:
 def test_graph_is_attacked_and_only_what_fools_its_engine_counts(name: str, graphs: Path, tmp_path: Path) -> None:
     path = graphs / f"model.{name}.onnx"
     source = open_source(path, device="cpu")
-    checked = check_twin(source, data(), batch_size=32)
+    checked = source.self_check(data(), batch_size=32)
     assert checked["import_flips"] <= 0.01
     made = adversaries(source, tmp_path)
-    confirmed = confirm(made, source, checked=checked, batch_size=32)
+    confirmed = confirm(made, source, checked=checked, batch_size=32, folder=tmp_path)
     assert confirmed.source_logits is not None
     assert confirmed.source_clean_logits is not None
     np.testing.assert_array_equal(confirmed.source_logits, engine_logits(path, made.images))
@@ -103,12 +99,14 @@ def test_confirmed_is_the_share_of_the_twins_adversaries_that_fool_the_engine(gr
     theirs = engine_logits(graphs / "model.fp32.onnx", made.images).argmax(1) != labels
     share = (ours & theirs).sum() / ours.sum()
     assert 0 < share < 1
-    assert confirm(made, source, checked=CHECKED, batch_size=7).indicators["confirmed"] == pytest.approx(share)
+    assert confirm(made, source, checked=CHECKED, batch_size=7, folder=tmp_path).indicators[
+        "confirmed"
+    ] == pytest.approx(share)
 
 
 def test_fp32_twin_that_is_another_model_is_refused(graphs: Path) -> None:
     with pytest.raises(ModelError, match=r"model\.fp32\.onnx: .* differs from ONNX Runtime by .* in a logit; expected"):
-        check_twin(elsewhere(graphs / "model.fp32.onnx"), data(), batch_size=32)
+        elsewhere(graphs / "model.fp32.onnx").self_check(data(), batch_size=32)
 
 
 @pytest.mark.parametrize(("name", "rounds"), [("fp32", False), ("fp16", False), ("int8-trt", True), ("int8-cpu", True)])
@@ -119,22 +117,22 @@ def test_a_twin_knows_whether_its_graph_rounds(graphs: Path, name: str, *, round
 def test_int8_twin_that_is_another_model_is_refused(graphs: Path) -> None:
     match = r"classifies \d+ of 188 images otherwise than ONNX Runtime; expected at most \d+, since .* on \d+"
     with pytest.raises(ModelError, match=match):
-        check_twin(elsewhere(graphs / "model.int8-trt.onnx"), data(), batch_size=32)
+        elsewhere(graphs / "model.int8-trt.onnx").self_check(data(), batch_size=32)
 
 
 def test_nan_of_the_twin_is_refused(graphs: Path) -> None:
     source = open_source(graphs / "model.fp32.onnx", device="cpu")
-    for weight in source.model.buffers():
+    for weight in source.network.buffers():
         weight.fill_(torch.nan)
     with pytest.raises(ModelError, match="by nan in a logit"):
-        check_twin(source, data(), batch_size=32)
+        source.self_check(data(), batch_size=32)
 
 
 def test_checkpoint_needs_no_engine(tmp_path: Path) -> None:
-    source = Origin(small_network().float(), "network", None)  # type: ignore[arg-type]
+    source = source_of(small_network().float(), data())
     made = adversaries(source, tmp_path)
-    assert check_twin(source, data(), batch_size=32) == {}
-    assert confirm(made, source, checked=CHECKED, batch_size=32) is made
+    assert source.self_check(data(), batch_size=32) == {}
+    assert confirm(made, source, checked=CHECKED, batch_size=32, folder=tmp_path) is made
 
 
 def test_graph_of_an_export_run_knows_its_data_and_is_verified(graphs: Path, tmp_path: Path) -> None:
@@ -145,9 +143,9 @@ def test_graph_of_an_export_run_knows_its_data_and_is_verified(graphs: Path, tmp
         run.finish()
     path = tmp_path / "export/model.fp32.onnx"
     source = open_source(path, device="cpu")
-    assert (source.name, source.graph) == ("export/model.fp32.onnx", path)
-    assert chosen_data(source, None).name == "digits"
-    assert chosen_data(source, "cifar10").name == "cifar10"
+    assert (source.name, source.path) == ("export/model.fp32.onnx", path)
+    assert source.data(None).name == "digits"
+    assert source.data("cifar10").name == "cifar10"
     path.write_bytes(path.read_bytes() + b"\0")
     with pytest.raises(RunError, match="changed after the run"):
         open_source(path, device="cpu")
@@ -156,7 +154,7 @@ def test_graph_of_an_export_run_knows_its_data_and_is_verified(graphs: Path, tmp
 def test_foreign_graph_needs_a_data_set(graphs: Path) -> None:
     source = open_source(graphs / "model.fp32.onnx", device="cpu")
     with pytest.raises(ConfigError, match=r"model\.fp32\.onnx does not say what it was trained on; .* --data"):
-        chosen_data(source, None)
+        source.data(None)
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
@@ -171,10 +169,11 @@ def test_probabilities_are_compared_with_probabilities(tmp_path: Path) -> None:
     network = torch.nn.Sequential(small_network().float(), torch.nn.Softmax(1)).eval()
     export_onnx(network, tmp_path / "m.onnx", input_shape=SHAPE, opset=17, exporter="torchscript")
     source = open_source(tmp_path / "m.onnx", device="cpu")
-    assert check_twin(source, data(), batch_size=32)["import_max_abs_diff"] < 1e-5
-    made = adversaries(source, tmp_path / "run")
+    assert source.self_check(data(), batch_size=32)["import_max_abs_diff"] < 1e-5
+    made = adversaries(source, tmp_path)
     assert made.indicators["zero_gradients"] == 0
-    assert confirm(made, source, checked=CHECKED, batch_size=32).source_logits.sum(1) == pytest.approx(1)  # type: ignore[union-attr]
+    confirmed = confirm(made, source, checked=CHECKED, batch_size=32, folder=tmp_path)
+    assert confirmed.source_logits.sum(1) == pytest.approx(1)  # type: ignore[union-attr]
     assert import_onnx(tmp_path / "m.onnx").probabilities
 
 

@@ -9,17 +9,17 @@ import pytest
 import torch
 
 from edgeproof.attacks.base import draws_of, find_attack
-from edgeproof.attacks.builds import BUILDS
-from edgeproof.attacks.choice import choose_attack
+from edgeproof.attacks.configured import choose_attack
+from edgeproof.attacks.confirm import BUILDS
 from edgeproof.attacks.craft import attack
-from edgeproof.attacks.gradients import Builds, observe
 from edgeproof.attacks.losses import LOSSES
 from edgeproof.config import AttackConfig
 from edgeproof.data.arrays import read_npz
 from edgeproof.data.base import load_adversarial_set
 from edgeproof.runs import Run, sha256_file
-from tests.attacks.test_twin import data, engine_logits, graphs, npz_of
+from edgeproof.source_model.gradients import Averaged, value_and_grad
 from tests.oracles import images, small_network
+from tests.source_model.test_graph import data, engine_logits, graphs, npz_of
 
 __all__ = ["graphs"]
 EPS = 8 / 255
@@ -29,8 +29,8 @@ EPS = 8 / 255
 def test_gradient_is_the_mean_of_the_builds_gradients(loss: str) -> None:
     builds = [small_network(seed=seed) for seed in range(3)]
     x, y = images(6), torch.arange(6) % 5
-    seen = observe(Builds(builds), x, y, loss=LOSSES[loss])
-    alone = [observe(build, x, y, loss=LOSSES[loss]) for build in builds]
+    seen = value_and_grad(Averaged(builds), x, y, loss=LOSSES[loss])
+    alone = [value_and_grad(build, x, y, loss=LOSSES[loss]) for build in builds]
     torch.testing.assert_close(seen.grad, torch.stack([each.grad for each in alone]).mean(0))
     torch.testing.assert_close(seen.losses, torch.stack([each.losses for each in alone]).mean(0))
     torch.testing.assert_close(seen.logits, torch.stack([each.logits for each in alone]).mean(0))
@@ -44,7 +44,7 @@ def test_what_fools_both_networks_is_found_where_one_alone_does_not_lead() -> No
     x, y = x[same], y[same]
     chosen = choose_attack(find_attack("pgd-linf"), eps=EPS, params={"steps": 10})
     both = []
-    for source in (builds[0], Builds(builds)):
+    for source in (builds[0], Averaged(builds)):
         x_adv = chosen.run(source, x, y, draws=draws_of(None, x))
         both.append(float(torch.stack([build(x_adv).argmax(1) != y for build in builds]).all(0).double().mean()))
     assert both[1] > 1.5 * both[0]

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgeproof.attacks.gradients import observe
 from edgeproof.attacks.losses import cross_entropy
-from edgeproof.attacks.source import fast_source, fold_batch_norms
 from edgeproof.errors import ModelError
 from edgeproof.models.base import build_classifier
+from edgeproof.source_model.folding import fast_form, fold_batch_norms
+from edgeproof.source_model.gradients import value_and_grad
 from tests.closeness import assert_near
 from tests.oracles import images, small_network
 
@@ -44,7 +44,7 @@ def test_folding_takes_every_batch_norm_away_and_changes_nothing_in_float64(name
     folded = fold_batch_norms(copy.deepcopy(model))
     assert norms(model) > 0
     assert norms(folded) == 0
-    ours, theirs = (observe(form, x, y, loss=cross_entropy) for form in (folded, model))
+    ours, theirs = (value_and_grad(form, x, y, loss=cross_entropy) for form in (folded, model))
     assert_near(ours.logits, theirs.logits, within=1e-10)
     assert_near(ours.grad, theirs.grad, within=1e-10)
 
@@ -53,7 +53,7 @@ def test_folding_takes_every_batch_norm_away_and_changes_nothing_in_float64(name
 def test_the_source_keeps_its_weights_its_buffers_and_its_gradient_flags(mode) -> None:  # type: ignore[no-untyped-def]
     model = small_network().float()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    fast = fast_source(model, images(2).float(), mode=mode)
+    fast = fast_form(model, images(2).float(), mode=mode)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(weight.requires_grad for weight in model.parameters())
     assert not any(weight.requires_grad for weight in fast.parameters())  # type: ignore[attr-defined]
@@ -62,7 +62,7 @@ def test_the_source_keeps_its_weights_its_buffers_and_its_gradient_flags(mode) -
 def test_fast_gradients_agree_with_exact_ones_up_to_rounding() -> None:
     model, x = small_network().float(), images().float()
     exact, fast = (
-        observe(fast_source(model, x, mode=mode), x, Y, loss=cross_entropy).grad for mode in ("exact", "fast")
+        value_and_grad(fast_form(model, x, mode=mode), x, Y, loss=cross_entropy).grad for mode in ("exact", "fast")
     )
     assert float((exact - fast).abs().median() / exact.abs().max()) < 1e-6
     assert float(((exact - fast).abs() < 1e-4 * exact.abs().max()).float().mean()) > 0.99
@@ -70,7 +70,9 @@ def test_fast_gradients_agree_with_exact_ones_up_to_rounding() -> None:
 
 def test_bf16_gradients_point_nearly_the_same_way() -> None:
     model, x = small_network().float(), images().float()
-    exact, rough = (observe(fast_source(model, x, mode=mode), x, Y, loss=cross_entropy) for mode in ("exact", "bf16"))
+    exact, rough = (
+        value_and_grad(fast_form(model, x, mode=mode), x, Y, loss=cross_entropy) for mode in ("exact", "bf16")
+    )
     assert rough.logits.dtype == rough.grad.dtype == torch.float32
     assert float(nn.functional.cosine_similarity(exact.grad.flatten(1), rough.grad.flatten(1)).min()) > 0.95
     assert not torch.equal(exact.grad, rough.grad)
@@ -121,9 +123,11 @@ def test_what_cannot_be_folded_is_left_as_it_is(kind: type[nn.Module]) -> None:
 
 
 def test_a_fast_form_with_other_logits_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeproof.attacks.source.fold_batch_norms", lambda model: nn.Sequential(model, nn.Softmax(1)))
+    monkeypatch.setattr(
+        "edgeproof.source_model.folding.fold_batch_norms", lambda model: nn.Sequential(model, nn.Softmax(1))
+    )
     with pytest.raises(ModelError, match=r"the folded source model's logits differ by .* use gradients = exact"):
-        fast_source(small_network().float(), images().float(), mode="fast")
+        fast_form(small_network().float(), images().float(), mode="fast")
 
 
 @pytest.mark.slow
@@ -132,9 +136,9 @@ def test_a_compiled_source_gives_the_same_gradients_in_batches_of_any_size() -> 
     if shutil.which("g++") is None:
         pytest.skip("torch.compile needs a C++ compiler; install g++")
     model, x = small_network().float(), images().float()
-    compiled = fast_source(model, x, mode="compiled")
+    compiled = fast_form(model, x, mode="compiled")
     for size in (16, 5, 1):
-        ours, theirs = (observe(form, x[:size], Y[:size], loss=cross_entropy) for form in (compiled, model))
+        ours, theirs = (value_and_grad(form, x[:size], Y[:size], loss=cross_entropy) for form in (compiled, model))
         assert_near(ours.logits, theirs.logits)
         assert float(((ours.grad - theirs.grad).abs() < 1e-4 * theirs.grad.abs().max()).float().mean()) > 0.99
 
@@ -153,6 +157,6 @@ class _Apart(nn.Module):
 
 def test_only_a_network_that_rounds_may_end_a_level_apart() -> None:
     x = images(2, shape=(3, 8, 8)).float()
-    fast_source(_Apart(rounds=True), x, mode="fast")
+    fast_form(_Apart(rounds=True), x, mode="fast")
     with pytest.raises(ModelError, match=r"differ by 0\.01, more than rounding"):
-        fast_source(_Apart(rounds=False), x, mode="fast")
+        fast_form(_Apart(rounds=False), x, mode="fast")

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from edgeproof.attacks.fused import _ConvReLU, fuse_relus
-from edgeproof.attacks.source import fold_batch_norms
 from edgeproof.models.base import build_classifier
+from edgeproof.source_model.folding import fold_batch_norms
+from edgeproof.source_model.fused import _ConvReLU, fuse_relus
 
 
 class Residual(nn.Module):
