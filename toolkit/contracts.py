@@ -19,7 +19,7 @@ from edgeproof.types import Images
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from edgeproof.attacks.choice import Attack
+    from edgeproof.attacks.configured import Attack
 
 _COUNT = 12
 
@@ -69,7 +69,7 @@ def _check_attack(entry: Entry, path: Path | None, params: dict[str, Any]) -> No
     import torch
 
     from edgeproof.attacks.base import Draws, find_attack
-    from edgeproof.attacks.choice import choose_attack
+    from edgeproof.attacks.configured import choose_attack
 
     spec = find_attack(entry.name)
     torch_state = torch.random.get_rng_state()
