@@ -59,7 +59,7 @@ def test_dafa_moves_weight_from_the_class_that_does_better() -> None:
     # 0 does better: it gives p_10 p_00 = 0.36, and 1 gains the same.
     torch.testing.assert_close(dafa_weights(confused, strength=1.0), torch.tensor([0.64, 1.36]))
     many = torch.rand(7, 7, generator=torch.Generator().manual_seed(0)).softmax(1)
-    assert float(dafa_weights(many, strength=0.5).mean()) == pytest.approx(1)
+    assert float(dafa_weights(many, strength=0.5).mean()) == pytest.approx(1, rel=1e-5)
 
 
 def test_the_weights_count_in_the_loss() -> None:
