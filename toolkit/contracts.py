@@ -6,6 +6,7 @@ Ours are held to the same by the tests. It needs no data: images are made up her
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +83,9 @@ def _check_attack(entry: Entry, path: Path | None, params: dict[str, Any]) -> No
     def attack(pixels: Any = "float", stop: str = "never") -> Attack:
         deployed = second if spec.takes("deployed") else None
         chosen = choose_attack(spec, eps=eps, params=params, pixels=pixels, stop=stop, deployed=deployed)
-        return chosen if spec.access != "data" else chosen.fitted(network, x, y, draws=draws)
+        if spec.access != "data":
+            return chosen
+        return replace(chosen, perturbation=chosen.fit(network, x, y, draws=draws))
 
     def same(one: Tensor, other: Tensor, reason: str, expected: str) -> None:
         if one.shape != other.shape or not torch.allclose(one, other, atol=1e-5, rtol=0):
