@@ -48,7 +48,7 @@ def build_graphs(config: BuildConfig, out: Run) -> None:
     graphs = [graph for graph in _graphs(Path(config.source)) if _fits(graph, config)]
     with progress("build", len(graphs)) as advance:
         for graph in graphs:
-            _build(graph, config, out.path)
+            build_graph(graph, config, out.path)
             advance(note=graph.name)
 
 
@@ -116,7 +116,8 @@ def _fits(graph: Path, config: BuildConfig) -> bool:
     return not left_out
 
 
-def _build(graph: Path, config: BuildConfig, folder: Path) -> None:
+def build_graph(graph: Path, config: BuildConfig, folder: Path) -> None:
+    """Write what the target asks for of one graph into a folder, as `build_graphs` does for each."""
     stem = _stem(graph)
     described = any(getattr(config, name) for name in _CONVENTION)
     if described or (config.target == "onnx" and config.prefix is None):

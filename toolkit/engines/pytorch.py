@@ -11,7 +11,7 @@ import torch
 
 from edgeproof.engines.base import Closing, Engine, EngineInfo, EngineOptions, check_input, refuse_device
 from edgeproof.errors import ConfigError
-from edgeproof.models.base import load_classifier
+from edgeproof.models.base import Classifier, load_classifier, torch_device
 from edgeproof.plugins.registry import register
 from edgeproof.runs import sha256_file
 from edgeproof.system.environment import usable_cores
@@ -26,15 +26,30 @@ def open_pytorch(path: Path, *, device: str, options: EngineOptions) -> Engine:
     refuse_device(device, known=("cpu", "cuda"), backend="pytorch")
     if options.precision not in (None, "fp32", "fp16"):
         raise ConfigError(f"pytorch runs checkpoints in fp32 or fp16, not {options.precision!r}")
-    return PyTorchEngine(path, device=device, half=options.precision == "fp16", threads=options.threads)
+    model, half = load_classifier(path, device=device), options.precision == "fp16"
+    return PyTorchEngine(model, sha256=sha256_file(path), device=device, half=half, threads=options.threads)
+
+
+def open_classifier(model: Classifier, *, sha256: str, device: str, threads: int | None) -> Engine:
+    """Open a classifier that is in memory: FP32. It is moved to the device, and stays when the engine is closed.
+
+    Raises:
+        ConfigError: For another kind of device than PyTorch's.
+        UnavailableError: When the device is not there.
+    """
+    refuse_device(device, known=("cpu", "cuda"), backend="pytorch")
+    there = model.to(torch_device(device))
+    return PyTorchEngine(there, sha256=sha256, device=device, half=False, threads=threads, owned=False)
 
 
 class PyTorchEngine(Closing):
-    """A checkpoint in PyTorch."""
+    """A classifier in PyTorch; an `owned` one, which nobody else holds, is freed when the engine is closed."""
 
-    def __init__(self, path: Path, *, device: str, half: bool, threads: int | None) -> None:
-        model = load_classifier(path, device=device)
+    def __init__(
+        self, model: Classifier, *, sha256: str, device: str, half: bool, threads: int | None, owned: bool = True
+    ) -> None:
         self._model = model.half() if half else model
+        self._owned = owned
         self._dtype = torch.float16 if half else torch.float32
         self._device = torch.device(device)
         self._threads = threads or usable_cores()
@@ -46,7 +61,7 @@ class PyTorchEngine(Closing):
             input_shape=model.input_shape,
             num_classes=model.num_classes,
             max_batch=None,
-            sha256=sha256_file(path),
+            sha256=sha256,
             versions={"torch": torch.__version__},
             note=_NOTE if half else "",
             options={"threads": self._threads, "tf32": False},
@@ -74,7 +89,8 @@ class PyTorchEngine(Closing):
 
     def close(self) -> None:
         """Free the model's memory; harmless when repeated."""
-        self._model.to("meta")
+        if self._owned:
+            self._model.to("meta")
 
 
 @contextlib.contextmanager

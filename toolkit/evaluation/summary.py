@@ -56,12 +56,20 @@ def recompute(run: Run) -> Results:
     """
     about = read_results(run.file("results.json"))
     samples = read_npz(run.file("samples.npz"), required=("labels",))
-    logits = {
+    return recompute_from(about, read_logits(run, about), samples)
+
+
+def read_logits(run: Run, about: Results) -> dict[tuple[str, str], Logits]:
+    """Read the saved logits of an eval run: (engine, set) to (N, K).
+
+    Raises:
+        RunError: For a file that is missing or was changed.
+    """
+    return {
         (engine.name, set_.name): _load(run.file(logits_name(engine.name, set_.name)))
         for engine in about.engines
         for set_ in about.sets
     }
-    return recompute_from(about, logits, samples)
 
 
 def recompute_from(about: Results, logits: AllLogits, samples: Mapping[str, Array]) -> Results:

@@ -123,7 +123,7 @@ def build_classifier(
         raise ModelError(f"{name}: {len(classes)} classes; expected at least two")
     network = _build_network(name, input_shape=input_shape, num_classes=len(classes))
     model = Classifier(network, name=name, input_shape=input_shape, classes=classes, mean=mean, std=std)
-    _check_logits(model)
+    check_logits(model)
     return model
 
 
@@ -248,12 +248,16 @@ def _build_network(name: str, *, input_shape: tuple[int, int, int], num_classes:
     return network
 
 
-def _check_logits(model: Classifier) -> None:
-    """Run one black image, so that a misfit is told here and not in the middle of a stage."""
+def check_logits(model: Classifier) -> None:
+    """Run one black image, so that a misfit is told here and not in the middle of a stage.
+
+    Raises:
+        ModelError: When the network cannot take the images, or gives another shape than logits of the classes.
+    """
     training = model.training
     try:
         with torch.no_grad():
-            logits = model.eval()(torch.zeros(1, *model.input_shape))
+            logits = model.eval()(torch.zeros(1, *model.input_shape, device=model.mean.device))
     except (RuntimeError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(f"{model.name} cannot take images of shape {model.input_shape}: {reason}") from error

@@ -14,6 +14,7 @@ from edgeproof.data.base import LabelledImages, load_part
 from edgeproof.errors import ModelError
 from edgeproof.models.base import Classifier, build_classifier, load_weights, save_classifier
 from edgeproof.models.weights import fit_names, read_weights
+from edgeproof.models.wrapped import per_channel
 from edgeproof.runs import Run, write_json
 
 LOG = logging.getLogger(__name__)
@@ -55,16 +56,12 @@ def own_classifier(
             name,
             input_shape=input_shape,
             classes=classes,
-            mean=_per_channel(mean or [0.0], channels),
-            std=_per_channel(std or [1.0], channels),
+            mean=per_channel(mean or [0.0], channels),
+            std=per_channel(std or [1.0], channels),
         )
     found = fit_names(read_weights(weights), model.network.state_dict().keys())
     load_weights(model.network, found, source=str(weights))
     return model.eval().requires_grad_(False)
-
-
-def _per_channel(values: Sequence[float], channels: int) -> list[float]:
-    return list(values) * channels if len(values) == 1 else list(values)
 
 
 def import_model(config: ImportConfig, out: Run) -> None:

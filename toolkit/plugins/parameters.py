@@ -42,13 +42,15 @@ def read_params(entry: Entry, given: Mapping[str, Any], *, skip: Collection[str]
 
 
 def parse_value(value: Any, annotation: Any, *, name: str) -> Any:
-    """Read one value by its annotation: float, int, bool, str, Literal, a tuple of one of these, or one of these or None.
+    """Read one value by its annotation: float, int, bool, str, Literal, a tuple of one of these, or one of these or None; Any as it is.
 
     A tuple may be written with commas: `truck,ship`.
 
     Raises:
         ConfigError: When it does not fit; the message has the value and what was expected.
     """
+    if annotation is Any:
+        return value
     origin, choices = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         inner = next(choice for choice in choices if choice is not type(None))

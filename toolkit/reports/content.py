@@ -115,6 +115,9 @@ def eval_run(results: Results, arrays: Mapping[str, Array], config: Mapping[str,
 
 def command_line(config: Mapping[str, Any]) -> str:
     """Return the `eval` command of a configuration, an option a line, naming only what differs from the defaults."""
+    named = (*config.get("engines", ()), *config.get("sets", ()))
+    if any(str(text).startswith("in memory") for text in named):
+        return "# from Python, of models or images in memory: edgeproof.evaluate(...)"
     lines = ["edgeproof eval"]
     for name, field in EvalConfig.model_fields.items():
         value = config.get(name, field.default)

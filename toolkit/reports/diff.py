@@ -89,23 +89,32 @@ def diff_runs(before: Run, after: Run) -> Diff:
     Raises:
         RunError: When a run cannot be read, or they share no engine, no set, or not the same classes.
     """
-    sides = _pair(read_eval_run(before), read_eval_run(after))
+    return diff_evals((str(before.path), read_eval_run(before)), (str(after.path), read_eval_run(after)))
+
+
+def diff_evals(before: tuple[str, EvalRun], after: tuple[str, EvalRun]) -> Diff:
+    """Compare two evaluations, each with what it is called, as `diff_runs` does.
+
+    Raises:
+        RunError: When they share no engine, no set, or not the same classes.
+    """
+    sides = _pair(before[1], after[1])
     first, second = sides.before.results, sides.after.results
     if first.classes != second.classes:
         raise RunError(
-            f"{before.path} and {after.path} have other classes ({len(first.classes)} and {len(second.classes)}); "
+            f"{before[0]} and {after[0]} have other classes ({len(first.classes)} and {len(second.classes)}); "
             "expected the same names in the same order"
         )
     cells = [key for key in sides.before.predictions if key in sides.after.predictions]
     if not cells:
         raise RunError(
-            f"{before.path} and {after.path} share no engine on the same set; name engines alike with --engine NAME=PATH"
+            f"{before[0]} and {after[0]} share no engine on the same set; name engines alike with --engine NAME=PATH"
         )
     overall = [_change(sides, engine, set_, None) for engine, set_ in cells]
     classes = [_change(sides, engine, set_, label) for engine, set_ in cells for label in range(len(first.classes))]
     return Diff(
-        before=str(before.path),
-        after=str(after.path),
+        before=before[0],
+        after=after[0],
         paired=sides.paired,
         images=len(sides.rows[0]),
         overall=_corrected(overall),

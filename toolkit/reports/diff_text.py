@@ -13,10 +13,10 @@ from edgeproof.reports.terminal import print_table
 _SHOWN = 10  # classes, beside those that changed significantly
 
 
-def print_diff(diff: Diff, *, file: IO[str]) -> None:
+def print_diff(diff: Diff, *, file: IO[str], width: int | None = None) -> None:
     """Print both tables and the notes."""
-    print_table(overall_table(diff), title=verdict(diff), file=file)
-    print_table(class_table(diff), title=class_title(diff), file=file)
+    print_table(overall_table(diff), title=verdict(diff), file=file, width=width)
+    print_table(class_table(diff), title=class_title(diff), file=file, width=width)
     for note in (*diff.notes, method(diff)):
         print(numbers.visible(note), file=file)
 

@@ -14,40 +14,54 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _STYLES = {"": "", "good": "green", "bad": "bold red"}
+_NAME_WIDTH = 12  # letters of a name that stay on one line where the table is narrow
 _PIPE_WIDTH = 120  # columns, where there is no terminal to ask
 
 
-def print_results(results: Results, *, file: IO[str] | None = None) -> None:
+def print_results(results: Results, *, file: IO[str] | None = None, width: int | None = None) -> None:
     """Print accuracies, engines x sets, then limits and warnings, when there are any, on stderr by default."""
     file = file or sys.stderr
     shown = visible_results(results)
-    print_table(tables.accuracies(shown), title=f"{shown.data['name']}, {shown.data['split']}", file=file)
+    print_table(tables.accuracies(shown), title=f"{shown.data['name']}, {shown.data['split']}", file=file, width=width)
     if shown.worst:
-        print_table(tables.worst_cases(shown), title="The worst attack of a budget, image by image", file=file)
+        print_table(
+            tables.worst_cases(shown), title="The worst attack of a budget, image by image", file=file, width=width
+        )
     if shown.gaps:
         print("What knowing more of an engine gains", *map(wording.gap_line, shown.gaps), sep="\n", file=file)
     if shown.costs:
-        print_table(tables.costs(shown), title=wording.costs(shown), file=file)
+        print_table(tables.costs(shown), title=wording.costs(shown), file=file, width=width)
     if shown.gates:
-        print_table(tables.gates(shown), title="Limits", file=file)
+        print_table(tables.gates(shown), title="Limits", file=file, width=width)
     if shown.masking:
         print(wording.masking(shown), file=file)
     for warning in shown.warnings:
         print(f"warning: {warning}", file=file)
 
 
-def print_table(table: Table, *, title: str, file: IO[str]) -> None:
-    """Print a table with rich, as wide as the terminal; names are text, whatever they hold, and escape what a terminal would obey."""
+def print_table(table: Table, *, title: str, file: IO[str], width: int | None = None) -> None:
+    """Print a table with rich, as wide as the terminal or `width` columns; names are text, whatever they hold, and escape what a terminal would obey."""
     from rich import box
     from rich.console import Console
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    console = Console(file=file, width=None if file.isatty() else _PIPE_WIDTH)
-    grid = RichTable(title=Text(visible(title)), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in table.columns:
+    console = Console(file=file, width=width or (None if file.isatty() else _PIPE_WIDTH))
+    grid = RichTable(
+        title=Text(visible(title)),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=width is not None,
+    )
+    for place, column in enumerate(table.columns):
+        longest = max((len(visible(row[place].text)) for row in table.rows), default=0)
         grid.add_column(
-            Text(column.title), justify="right" if column.numeric else "left", overflow="fold", no_wrap=column.numeric
+            Text(column.title),
+            justify="right" if column.numeric else "left",
+            overflow="fold",
+            no_wrap=column.numeric,
+            min_width=min(longest, _NAME_WIDTH) if width and not column.numeric else None,
         )
     for head, rows in table.groups():
         for position, row in enumerate(rows):
