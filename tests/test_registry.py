@@ -21,7 +21,7 @@ def test_what_is_read_from_the_source_is_what_the_function_has(kind: str) -> Non
         function = entry.load()
         assert function.registered == (name, entry.options)  # type: ignore[attr-defined]
         assert {param.name: param.default for param in entry.params if param.default is not REQUIRED} == (
-            function.__kwdefaults__ or {}
+            getattr(function, "__kwdefaults__", None) or getattr(function.__init__, "__kwdefaults__", None) or {}
         )
         assert entry.summary.endswith("."), f"{kind} {name}: the docstring's first line is a sentence"
 

@@ -14,7 +14,8 @@ import pytest
 
 from edgeproof.errors import ConfigError, StudyError
 from edgeproof.runs import Run
-from edgeproof.studies.jobs import Job, run_jobs
+from edgeproof.studies.jobs import Job
+from edgeproof.studies.schedule import run_jobs
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ADD, REFUSE, DIE = (f"tests.studies.counting:{name}" for name in ("add", "refuse", "die"))
@@ -88,7 +89,7 @@ def test_a_killed_study_leaves_no_process_and_is_continued(tmp_path: Path) -> No
     program = f"""
 from pathlib import Path
 from tests.studies.test_jobs import chain
-from edgeproof.studies.jobs import run_jobs
+from edgeproof.studies.schedule import run_jobs
 if __name__ == "__main__":
     here = Path({str(tmp_path)!r})
     run_jobs(chain(here, seconds=1.5), folder=here / "study", processes=1)

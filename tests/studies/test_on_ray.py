@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from edgeproof.errors import StudyError, UnavailableError
-from edgeproof.studies.jobs import Job, run_jobs
+from edgeproof.studies.jobs import Job
+from edgeproof.studies.schedule import run_jobs
 from tests.studies.test_jobs import ADD, DIE, REFUSE, calls, chain, total
 
 

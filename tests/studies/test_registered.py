@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from edgeproof.commands import cli
 from edgeproof.errors import ConfigError
 from edgeproof.plugins.registry import entries, find
 from edgeproof.studies.base import study_params
+from edgeproof.studies.schedule import check_jobs
+from tests.studies.planning import planned
 
 pytest.importorskip("torch")
 STUDIES = sorted(entries("study"))
@@ -24,6 +27,58 @@ def test_every_study_has_the_three_presets_and_seeds(name: str) -> None:
         assert study_params(entry, preset=preset, given={"seeds": "4,5"})["seeds"] == (4, 5)
     with pytest.raises(ConfigError, match=r"has no preset 'smal' \(did you mean 'small'\?\)"):
         study_params(entry, preset="smal", given={})
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_job_of_every_preset_is_accepted_and_reads_jobs_before_it(name: str) -> None:
+    for preset in find("study", name).options["presets"]:
+        check_jobs(planned(name, preset=preset).jobs())
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_is_a_frozen_record_of_its_parameters(name: str) -> None:
+    made = planned(name, seeds="7")
+    assert vars(made) == study_params(find("study", name), preset="small", given={"seeds": "7"})
+    with pytest.raises(AttributeError):
+        made.seeds = (8,)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "name, former, preset, given",
+    [
+        ("imbalance", "document", "medium", {}),
+        ("quantization", "document", "medium", {}),
+        ("confuse", "curves", "medium", {}),
+        ("universal", "fashion", "small", {"data": "fashion-mnist", "eps": 0.1, "more_eps": ()}),
+        ("protected", "fashion", "small", {"data": "fashion-mnist", "eps": 0.096, "eps_l2": 1.0, "conv2": 5.0}),
+        (
+            "protected",
+            "cifar",
+            "small",
+            {"data": "cifar10", "eps": 0.006, "eps_l2": 0.25, "conv2": 1.0, "epochs": 10, "train_images": 20000},
+        ),
+    ],
+)
+def test_a_preset_of_before_has_the_parameters_that_it_had(
+    name: str, former: str, preset: str, given: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    entry = find("study", name)
+    assert study_params(entry, preset=former, given={}) == study_params(entry, preset=preset, given=given)
+    assert former not in entry.options["presets"]
+    (said,) = caplog.messages
+    words = shlex.split(said.partition("is now: ")[2])
+    assert words[:3] == ["edgeproof", "study", name]
+    options = {
+        word.removeprefix("--").replace("-", "_"): text for word, text in zip(words[3::2], words[4::2], strict=True)
+    }
+    chosen = options.pop("preset", "small")
+    assert study_params(entry, preset=chosen, given=options) == study_params(entry, preset=preset, given=given)
+
+
+def test_presets_are_named_by_size() -> None:
+    for name in STUDIES:
+        presets = list(find("study", name).options["presets"])
+        assert presets == [size for size in ("smoke", "small", "medium", "paper") if size in presets]
 
 
 @pytest.mark.slow

@@ -59,7 +59,10 @@ def study_command(entry: Entry) -> click.Command:
 
 STUDY_OPTIONS = [
     click.Option(
-        ["--preset"], default="small", show_default=True, help="smoke, small, paper, or another of the study's"
+        ["--preset"],
+        default="small",
+        show_default=True,
+        help="smoke (seconds), small, medium where there is one, or paper",
     ),
     click.Option(["--seed", "chosen_seeds"], type=int, multiple=True, help="seed of the trainings; repeatable"),
     click.Option(["--set", "overrides"], multiple=True, metavar="KEY=VALUE", help="set any parameter of the study"),

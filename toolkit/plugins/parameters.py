@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping
@@ -111,7 +112,8 @@ def _hints(entry: Entry, *, names: Collection[str]) -> dict[str, Any]:
     # Only these parameters: the positional ones may be annotated with names that exist for the type checker alone.
     texts = {param.name: param.annotation for param in entry.params if param.name in names}
     try:
-        return typing.get_type_hints(types.SimpleNamespace(__annotations__=texts), globalns=function.__globals__)
+        names_in_module = getattr(function, "__globals__", None) or vars(sys.modules[function.__module__])
+        return typing.get_type_hints(types.SimpleNamespace(__annotations__=texts), globalns=names_in_module)
     except (NameError, SyntaxError, TypeError) as error:
         if entry.own:
             raise

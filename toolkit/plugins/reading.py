@@ -23,7 +23,7 @@ def read_own(kind: str, module: str, file: Path) -> list[Entry]:
     return [
         _entry(node, _literals(call), kind=kind, name=ast.literal_eval(call.args[0]), module=module, file=None)
         for node, call in _registered(tree)
-        if isinstance(node, ast.FunctionDef) and isinstance(call, ast.Call)
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and isinstance(call, ast.Call)
     ]
 
 
@@ -171,7 +171,7 @@ def _literals(call: ast.Call) -> dict[str, Any]:
 
 
 def _entry(
-    node: ast.FunctionDef,
+    node: ast.FunctionDef | ast.ClassDef,
     options: Mapping[str, Any],
     *,
     kind: str,
@@ -181,13 +181,20 @@ def _entry(
     text: str = "",
 ) -> Entry:
     documented = ast.get_docstring(node) or ""
+    named: list[tuple[str, ast.expr | None, ast.expr | None]]
+    if isinstance(node, ast.ClassDef):  # of a study: the fields of a dataclass
+        fields = [field for field in node.body if isinstance(field, ast.AnnAssign)]
+        named = [(ast.unparse(field.target), field.annotation, field.value) for field in fields]
+    else:
+        arguments = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+        named = [(argument.arg, argument.annotation, default) for argument, default in arguments]
     params = tuple(
         Param(
-            argument.arg,
-            ast.unparse(argument.annotation) if argument.annotation else "",
+            each,
+            ast.unparse(annotation) if annotation else "",
             REQUIRED if default is None else ast.literal_eval(default),
         )
-        for argument, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+        for each, annotation, default in named
     )
     summary = documented.split("\n", 1)[0]
     return Entry(kind, name, module, node.name, summary, params, options, documented, file, text)

@@ -96,7 +96,11 @@ def users() -> tuple[Entry, ...]:
 def _own(kind: str) -> Mapping[str, Entry]:
     package = FOLDERS[kind]
     folder = Path(__file__).resolve().parents[1].joinpath(*package.split(".")[1:])
-    found = [entry for file in sorted(folder.glob("*.py")) for entry in read_own(kind, f"{package}.{file.stem}", file)]
+    files = folder.glob("*/study.py" if kind == "study" else "*.py")  # a study has a folder of its own
+    found = []
+    for file in sorted(files):
+        inside = file.relative_to(folder).with_suffix("").parts
+        found += read_own(kind, ".".join((package, *inside)), file)
     return {entry.name: entry for entry in sorted(found, key=lambda entry: entry.name)}
 
 

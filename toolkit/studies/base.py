@@ -1,20 +1,26 @@
 """What a study is, and how it is run: jobs, then findings, then `study.json`, `study.md` and `report.html`.
 
-A study is a function in a file of this folder:
+A study is a class in `NAME/study.py`, whose fields are the parameters of the study:
 
     @register("name", presets={"smoke": {...}, "small": {...}, "paper": {...}})
-    def name(*, seeds: tuple[int, ...] = (0,), ...) -> Study:
+    @dataclass(frozen=True, kw_only=True)
+    class Name:
+        seeds: tuple[int, ...] = (0,)
+        ...
+        def jobs(self) -> Sequence[Job]: ...
+        def findings(self, runs: Mapping[str, Run]) -> Findings: ...
 
 A preset is what it sets of the parameters; `smoke` takes seconds and is run by the tests.
 """
 
 from __future__ import annotations
 
+import logging
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from edgeproof.config import Strict, format_eps
 from edgeproof.errors import ConfigError, nearest
@@ -24,9 +30,11 @@ from edgeproof.reports import numbers
 from edgeproof.reports.document import Document, Section, write_html, write_markdown
 from edgeproof.reports.tables import Cell, Column, Table, Tone
 from edgeproof.runs import Run, write_text
-from edgeproof.studies.jobs import Job, run_jobs
+from edgeproof.studies.jobs import Job
+from edgeproof.studies.schedule import run_jobs
 from edgeproof.studies.verdicts import OVER_SEEDS, Effect, Verdict
 
+LOG = logging.getLogger(__name__)
 SCHEMA_VERSION = 1
 RESULTS = "study.json"
 _TONES: Mapping[str, Tone] = {"held": "good", "not held": "bad", "undecided": ""}
@@ -38,26 +46,23 @@ class Findings:
 
     Attributes:
         verdicts: The claims.
-        cells: What was measured: JSON objects that carry their counts and their seed.
+        rows: What was measured: JSON objects that carry their counts and their seed.
         sections: Of the document, after the verdicts.
     """
 
     verdicts: tuple[Verdict, ...]
-    cells: tuple[Mapping[str, Any], ...]
+    rows: tuple[Mapping[str, Any], ...]
     sections: tuple[Section, ...]
 
 
-@dataclass(frozen=True)
-class Study:
-    """A study ready to run.
+class Study(Protocol):
+    """A study with its parameters, ready to run."""
 
-    Attributes:
-        jobs: What is to be done, in the order in which it is begun where it may be.
-        collect: Makes the findings of the finished jobs, by name.
-    """
+    def jobs(self) -> Sequence[Job]:
+        """Return what is to be done, in the order in which it is begun where it may be."""
 
-    jobs: tuple[Job, ...]
-    collect: Callable[[Mapping[str, Run]], Findings]
+    def findings(self, runs: Mapping[str, Run]) -> Findings:
+        """Return what the finished jobs show; they are given by name."""
 
 
 class StudyResults(Strict):
@@ -76,12 +81,17 @@ def study_params(entry: Entry, *, preset: str, given: Mapping[str, Any]) -> dict
     Raises:
         ConfigError: For an unknown preset or parameter, or a value that does not fit.
     """
-    presets = entry.options["presets"]
-    if preset not in presets:
+    presets, former = entry.options["presets"], entry.options.get("former", {})
+    name, more = former.get(preset, (preset, {}))
+    if name not in presets:
         raise ConfigError(
             f"study {entry.name!r} has no preset {preset!r}{nearest(preset, presets)}; known: {', '.join(presets)}"
         )
-    return read_params(entry, {**presets[preset], **given})
+    params = read_params(entry, {**presets[name], **more, **given})
+    if preset in former:
+        now = shlex.join(["--preset", name, *_words(more)])
+        LOG.warning(f"edgeproof: preset {preset!r} is now: edgeproof study {entry.name} {now}")
+    return params
 
 
 def run_study(
@@ -108,45 +118,40 @@ def run_study(
         StudyError: When jobs have failed.
     """
     study: Study = entry.load()(**params)
-    runs = run_jobs(study.jobs, folder=out.path, processes=processes, ray=ray, title=f"study {entry.name}")
-    found = study.collect(runs)
-    cells = tuple(dict(cell) for cell in found.cells)
+    runs = run_jobs(study.jobs(), folder=out.path, processes=processes, ray=ray, title=f"study {entry.name}")
+    found = study.findings(runs)
+    cells = tuple(dict(row) for row in found.rows)
     results = StudyResults(study=entry.name, params=dict(params), verdicts=found.verdicts, cells=cells)
-    told = _document(entry, params, found)
+    about = entry.help.split("\n\n")
+    written = Document(
+        title=about[0].rstrip("."),
+        lede=" ".join(about[1].split()) if len(about) > 2 else "",
+        sections=(verdict_section(found.verdicts), *found.sections, settings_section(params)),
+        command=command_line(entry, params),
+    )
     write_text(out.path / RESULTS, results.model_dump_json(indent=1) + "\n")
-    written = write_markdown(told, out.path / "study.md")
-    write_html(told, out.path / "report.html")
+    files = write_markdown(written, out.path / "study.md")
+    write_html(written, out.path / "report.html")
     if document:
-        write_markdown(told, document)
+        write_markdown(written, document)
     if out.done:
-        out.amend((RESULTS, "report.html", *(file.name for file in written)))
+        out.amend((RESULTS, "report.html", *(file.name for file in files)))
     else:
         out.apart("jobs", "logs")
     return results
 
 
-def _document(entry: Entry, params: Mapping[str, Any], found: Findings) -> Document:
-    verdicts = Section("Verdicts", (_LEGEND, verdict_table(found.verdicts)))
-    about = entry.help.split("\n\n")
-    return Document(
-        title=about[0].rstrip("."),
-        lede=" ".join(about[1].split()) if len(about) > 2 else "",
-        sections=(verdicts, *found.sections, Section("Settings", (_settings(params),))),
-        command=command_line(entry, params),
-    )
+def settings_section(params: Mapping[str, Any]) -> Section:
+    """Return one line with the values of all parameters."""
 
-
-def _settings(params: Mapping[str, Any]) -> str:
-    """Say in one line what all parameters were."""
-
-    def told(name: str, value: Any) -> str:
+    def text(name: str, value: Any) -> str:
         if isinstance(value, tuple):
-            return ", ".join(told(name, each) for each in value) or "none"
+            return ", ".join(text(name, each) for each in value) or "none"
         if isinstance(value, bool):
             return "yes" if value else "no"
         return "none" if value is None else format_eps(value) if name.endswith("eps") else str(value)
 
-    return f"{'; '.join(f'{name} {told(name, value)}' for name, value in params.items())}."
+    return Section("Settings", (f"{'; '.join(f'{name} {text(name, value)}' for name, value in params.items())}.",))
 
 
 _LEGEND = (
@@ -157,18 +162,38 @@ _LEGEND = (
 )
 
 
-def verdict_table(verdicts: Sequence[Verdict]) -> Table:
-    """Return the verdicts as a table; the columns behind the interval only where there is something to say."""
+def verdict_section(verdicts: Sequence[Verdict]) -> Section:
+    """Return the verdicts as a table; the columns after the interval only where one of them has something there."""
+
+    def amount(value: float | None, effect: Effect) -> str:
+        """Write percentages and points with one decimal, and what has no unit with three."""
+        return numbers.points(value) if effect.unit else numbers.plain(value)
+
+    def interval(effect: Effect) -> Cell:
+        method = "" if effect.method == OVER_SEEDS else effect.method.partition(":")[0]
+        if effect.low is None or effect.high is None:
+            return Cell("", method)
+        return Cell(f"{amount(effect.low, effect)} to {amount(effect.high, effect)}", method)
+
     columns = (
-        Column("Verdict", numeric=False), Column("Claim", numeric=False), Column("Effect"), Column("95 % interval"),
-        Column("Threshold"), Column("Notes", numeric=False), Column("Published", numeric=False),
-    )  # fmt: skip
+        Column("Verdict", numeric=False),
+        Column("Claim", numeric=False),
+        Column("Effect"),
+        Column("95 % interval"),
+        Column("Threshold"),
+        Column("Notes", numeric=False),
+        Column("Published", numeric=False),
+    )
     rows = [
         (
             Cell(verdict.outcome, tone=_TONES[verdict.outcome]),
             Cell(verdict.claim),
-            Cell(_amount(verdict.effect)),
-            Cell(_interval(verdict.effect), _method(verdict.effect)),
+            Cell(
+                numbers.UNDEFINED
+                if verdict.effect.value is None
+                else f"{amount(verdict.effect.value, verdict.effect)} {verdict.effect.unit}".rstrip()
+            ),
+            interval(verdict.effect),
             Cell(numbers.points(verdict.threshold) if verdict.threshold else ""),
             Cell(verdict.note),
             Cell(verdict.published),
@@ -176,39 +201,21 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
         for verdict in verdicts
     ]
     kept = [place for place in range(len(columns)) if place < 4 or any(row[place].text for row in rows)]
-    return Table(
+    shown = Table(
         columns=tuple(columns[place] for place in kept), rows=tuple(tuple(row[place] for place in kept) for row in rows)
     )
+    return Section("Verdicts", (_LEGEND, shown))
 
 
 def command_line(entry: Entry, params: Mapping[str, Any]) -> str:
     """Return the command that runs a study with these parameters, without what is the default."""
     defaults = {param.name: param.default for param in entry.params}
-    words = ["edgeproof", "study", entry.name]
+    changed = {name: value for name, value in params.items() if value != defaults[name]}
+    return shlex.join(["edgeproof", "study", entry.name, *_words(changed)])
+
+
+def _words(params: Mapping[str, Any]) -> Iterator[str]:
+    """Write parameters as words of a command line."""
     for name, value in params.items():
-        if value != defaults[name]:
-            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            words += [f"--{name.replace('_', '-')}", text]
-    return shlex.join(words)
-
-
-def _amount(effect: Effect) -> str:
-    if effect.value is None:
-        return numbers.UNDEFINED
-    return f"{_number(effect.value, effect)} {effect.unit}".rstrip()
-
-
-def _number(value: float, effect: Effect) -> str:
-    """Write percentages and points with one decimal, and what has no unit with three."""
-    return numbers.points(value) if effect.unit else numbers.plain(value)
-
-
-def _method(effect: Effect) -> str:
-    """Say in a few words where an interval comes from, where it is not from the seeds."""
-    return "" if effect.method == OVER_SEEDS else effect.method.partition(":")[0]
-
-
-def _interval(effect: Effect) -> str:
-    if effect.low is None or effect.high is None:
-        return ""
-    return f"{_number(effect.low, effect)} to {_number(effect.high, effect)}"
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else "none" if value is None else str(value)
+        yield from (f"--{name.replace('_', '-')}", text)

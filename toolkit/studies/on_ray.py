@@ -5,42 +5,24 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from edgeproof.plugins.named import PLUGINS
 from edgeproof.plugins.trusted import FACTORIES
 from edgeproof.studies.jobs import Job
-from edgeproof.studies.workers import do_job
+from edgeproof.studies.workers import Workers, do_job
 from edgeproof.system.optional import require
 
 
-class RayWorkers:
-    """Up to `count` jobs at a time, each on one processor, and on a GPU of its own where it asks for cuda.
+class RayWorkers(Workers):
+    """Jobs on Ray, each on one processor, and on a GPU of its own where it asks for cuda.
 
     The cluster is the one that RAY_ADDRESS names, else one that runs on this machine, else one that is started here for the
     time of the study. A job whose process or machine goes is begun once more, and continues what is in its folder.
     """
 
     def __init__(self, count: int, *, folder: Path) -> None:
+        super().__init__(count, folder=folder.resolve())
         self._ray = require("ray", extra="ray", purpose="run the jobs of a study on Ray")
-        self._count = count
-        self._folder = folder.resolve()
-        self._busy: dict[Any, Job] = {}
-
-    @property
-    def free(self) -> bool:
-        """Whether another job can be begun."""
-        return len(self._busy) < self._count
-
-    @property
-    def busy(self) -> bool:
-        """Whether a job is being done."""
-        return bool(self._busy)
-
-    @property
-    def note(self) -> str:
-        """What is being done, for people."""
-        return ", ".join(job.name for job in self._busy.values())
 
     def give(self, job: Job) -> None:
         """Begin a job."""
@@ -58,7 +40,7 @@ class RayWorkers:
             return job, f"its process ended ({type(lost).__name__}); was the memory short?"
         return job, error
 
-    def __enter__(self) -> RayWorkers:
+    def __enter__(self) -> Workers:
         named = {name: os.environ[name] for name in (FACTORIES, PLUGINS) if name in os.environ}
         self._ray.init(log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": named})
         return self

@@ -8,6 +8,7 @@ from statistics import mean, stdev
 from typing import Literal
 
 from edgeproof.config import Strict
+from edgeproof.evaluation.metrics import Rate
 from edgeproof.system.optional import require
 
 Outcome = Literal["held", "not held", "undecided"]
@@ -61,6 +62,14 @@ def over_seeds(values: Sequence[float], *, unit: str = "points") -> Effect:
 def within_seed(value: float, *, low: float, high: float, method: str, unit: str = "points") -> Effect:
     """Return an effect of a single seed with an interval over its images, which says nothing about other trainings."""
     return Effect(value=value, low=low, high=high, values=(value,), unit=unit, method=f"within one seed: {method}")
+
+
+def over_images(rate: Rate) -> Effect:
+    """Return a rate of a single seed in per cent, with Wilson's interval over its images."""
+    low, high = rate.interval or (0.0, 1.0)
+    return within_seed(
+        100 * (rate.value or 0.0), low=100 * low, high=100 * high, method="Wilson's over the images", unit="%"
+    )
 
 
 def judge(claim: str, effect: Effect, *, threshold: float = 0.0, published: str = "", note: str = "") -> Verdict:

@@ -1,0 +1,1 @@
+"""The study `imbalance` (Possas & Zhou, ICONIP 2017)."""

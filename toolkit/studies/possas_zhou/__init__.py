@@ -1,1 +1,0 @@
-"""Possas & Zhou (ICONIP 2017): what they published, and how their cells are measured, judged and shown."""

@@ -1,0 +1,1 @@
+"""The study `universal` (Ma et al., IJCNN 2023)."""
