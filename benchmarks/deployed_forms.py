@@ -225,12 +225,12 @@ def agreement(results: Results, set_: str) -> str:
 
 def by_class(results: Results, set_: str) -> str:
     """Return the difference of each class's accuracy to the reference's, an engine a row."""
-    reference = results.cell(results.reference, set_).per_class
+    reference, labels = results.cell(results.reference, set_), range(len(results.classes))
     rows = [[set_, *results.classes]]
     for engine in results.engines:
         if engine.name != results.reference:
-            each = zip(results.cell(engine.name, set_).per_class, reference, strict=True)
-            changes = [100 * ((ours.accuracy.value or 0) - (theirs.accuracy.value or 0)) for ours, theirs in each]
+            ours = results.cell(engine.name, set_)
+            changes = [100 * ((ours.rate(label).value or 0) - (reference.rate(label).value or 0)) for label in labels]
             rows.append([engine.name, *(f"{change:+.1f}" for change in changes)])
     return _table(rows)
 

@@ -15,7 +15,6 @@ from edgeproof.deployment.int8_search import CandidateRecord, SearchReport, _ran
 from edgeproof.engines.specs import read_specs
 from edgeproof.errors import DataError
 from edgeproof.evaluation.metrics import Rate
-from edgeproof.evaluation.scoring import rate_record
 from edgeproof.runs import Run
 from tests.test_deployment import train_run
 
@@ -94,7 +93,7 @@ def test_a_build_that_has_lost_its_clean_accuracy_is_not_chosen() -> None:
     def record(clean: int, robust: int) -> CandidateRecord:
         rates = {"clean": Rate(clean, 100), "robust": Rate(robust, 100)}
         about = {"name": "", "method": "", "calibration": "", "keep_float": (), "flips_clean": 0, "flips_robust": 0}
-        return CandidateRecord.model_validate({**about, **{key: rate_record(rate) for key, rate in rates.items()}})
+        return CandidateRecord.model_validate({**about, **rates})
 
     tried = {"sound": record(97, 20), "hidden": record(90, 60), "better": record(96, 30)}
     assert _ranked(tried, max_drop=0.02) == ["better", "sound", "hidden"]  # type: ignore[arg-type, comparison-overlap]

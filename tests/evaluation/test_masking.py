@@ -38,7 +38,7 @@ def found(right: Mapping[str, list[int]], sets: list[SetRecord]) -> tuple[Indica
     names = [set_.name for set_ in sets]
     cells = score(made, engines=["ort-int8"], sets=names, reference="ort-int8", classes=("a", "b", "c"))
     gaps = measured_gaps(made, engines=[engine()], sets=sets)
-    return masking(with_threats(cells, [engine()], sets), sets=sets, gaps=gaps)
+    return masking(with_threats(cells, [engine()], sets), sets=sets, gaps=gaps, classes=3)
 
 
 def reported(measured: Mapping[str, float], **changes: Any) -> list[IndicatorRecord]:

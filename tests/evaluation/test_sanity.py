@@ -32,7 +32,7 @@ def warnings(hits: Mapping[str, int], sets: list[SetRecord], *, count: int = 300
         Predictions(labels=labels, cells=cells), engines=names, sets=[set_.name for set_ in sets], reference=names[0],
         classes=("a", "b", "c"),
     )  # fmt: skip
-    return list(check_results(scored, engines=names, sets=sets))
+    return list(check_results(scored, engines=names, sets=sets, classes=("a", "b", "c")))
 
 
 CLEAN, PGD, NOISE = set_record("clean"), set_record("pgd-linf 0.1"), set_record("noise 0.1")
@@ -66,7 +66,7 @@ def test_few_images_and_few_images_of_a_class_are_told() -> None:
         Predictions(labels=labels, cells={("e", "clean"): labels}), engines=["e"], sets=["clean"], reference="e",
         classes=("a", "b", "c"),
     )  # fmt: skip
-    (found,) = check_results(cells, engines=["e"], sets=[CLEAN])
+    (found,) = check_results(cells, engines=["e"], sets=[CLEAN], classes=("a", "b", "c"))
     assert found == "1 of 3 classes have fewer than 10 images: c (3)"
 
 

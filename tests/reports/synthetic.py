@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,11 @@ from edgeproof.data.arrays import write_npz
 from edgeproof.evaluation.results import (
     CellRecord,
     ClassRecord,
+    Description,
     EngineRecord,
     GateRecord,
-    McNemarRecord,
-    RateRecord,
+    McNemar,
+    Rate,
     Results,
     SetRecord,
     ThroughputRecord,
@@ -88,10 +90,24 @@ def make_eval_run(
         warnings=warnings,
         environment={"python": "3.11.2", "processor": "a processor", "cores": "2"},
     )
-    write_text(run.path / "results.json", results.model_dump_json(indent=1))
+    write_text(run.path / "results.json", results.text())
     _write_samples(run, predictions, labels, set_records, channels=channels, random=random)
     run.close()
     return run
+
+
+def describe(*, classes: int, images: int, engines: int, sets: int) -> Description:
+    """Describe an evaluation of that size; the first set is the clean one."""
+    names = [("clean", None, None), *((f"pgd-linf {k}/255", "pgd-linf", k / 255) for k in range(1, sets))]
+    return Description(
+        tool={"name": "edgeproof", "version": "0.1.0"},
+        data={"name": "synthetic", "split": "test", "count": images, "input_shape": [3, 8, 8]},
+        classes=tuple(f"class {label}" for label in range(classes)),
+        reference="engine-0",
+        engines=tuple(_engine(f"engine-{place}", place) for place in range(engines)),
+        sets=tuple(_set(name, attack, eps, images) for name, attack, eps in names),
+        environment={},
+    )
 
 
 def gate(text: str = "robust_accuracy=0.4", *, passed: bool = False, measured: float | None = 0.12) -> GateRecord:
@@ -100,17 +116,6 @@ def gate(text: str = "robust_accuracy=0.4", *, passed: bool = False, measured: f
         text=text, metric="robust_accuracy", engine="ort-int8-trt", set="pgd-linf 0.1", measured=measured, limit=0.4,
         count=200, passed=passed, message=f"{text} {'holds' if passed else 'does not hold'}",
     )  # fmt: skip
-
-
-def wilson(hits: int, total: int) -> RateRecord:
-    """Return a rate with its Wilson interval, written out once more."""
-    if not total:
-        return RateRecord(hits=hits, total=total, value=None, low=None, high=None)
-    z, p = 1.959963984540054, hits / total
-    centre, half = (p + z * z / (2 * total)), z * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total))
-    scale = 1 + z * z / total
-    low, high = max((centre - half) / scale, 0.0), min((centre + half) / scale, 1.0)
-    return RateRecord(hits=hits, total=total, value=p, low=low, high=high)
 
 
 def _named(attack: str, eps: float, names: dict[str, str] | None) -> str:
@@ -153,38 +158,27 @@ def _cell(
     right, right_clean, right_reference = mine == labels, clean == labels, reference == labels
     attacked = set_.kind == "adversarial"
     per_class = tuple(
-        _class(label, name, labels == label, right, right_clean, attacked) for label, name in enumerate(classes)
+        ClassRecord(label=label, hits=int(right[labels == label].sum()), total=int((labels == label).sum()))
+        for label in sorted(set(labels.tolist()))
     )
-    confusion = np.zeros((len(classes), len(classes)), int)
-    np.add.at(confusion, (labels, mine), 1)
+    confusion = Counter(zip(labels.tolist(), mine.tolist(), strict=True))
     first, second = int((right_reference & ~right).sum()), int((right & ~right_reference).sum())
     p = min(1.0, 2 * sum(math.comb(first + second, k) for k in range(min(first, second) + 1)) / 2 ** (first + second))
     values = [(record.accuracy.value, record.label) for record in per_class if record.accuracy.value is not None]
     return CellRecord(
         engine=engine,
         set=set_.name,
-        accuracy=wilson(int(right.sum()), len(labels)),
-        success=wilson(int((right_clean & ~right).sum()), int(right_clean.sum())) if attacked else None,
-        transfer=wilson(int((right_clean & ~right).sum()), int(right_clean.sum())) if attacked else None,
+        accuracy=Rate(int(right.sum()), len(labels)),
+        success=Rate(int((right_clean & ~right).sum()), int(right_clean.sum())) if attacked else None,
+        transfer=Rate(int((right_clean & ~right).sum()), int(right_clean.sum())) if attacked else None,
         transfer_ratio=1.0 if attacked else None,
-        agreement=wilson(int((mine == reference).sum()), len(labels)),
-        mcnemar=McNemarRecord(only_reference_right=first, only_engine_right=second, p_value=p),
+        agreement=Rate(int((mine == reference).sum()), len(labels)),
+        mcnemar=McNemar(only_reference_right=first, only_engine_right=second, p_value=p),
         relative_difference=_relative(right_clean, right) if attacked else None,
         drop_points=100 * float(right_clean.mean() - right.mean()) if attacked else None,
         worst_class=min(values)[1],
         per_class=per_class,
-        confusion=tuple(tuple(int(value) for value in row) for row in confusion),
-    )
-
-
-def _class(label: int, name: str, mine: Array, right: Array, right_clean: Array, attacked: bool) -> ClassRecord:
-    known = attacked and bool(mine.any())
-    return ClassRecord(
-        label=label,
-        name=name,
-        accuracy=wilson(int(right[mine].sum()), int(mine.sum())),
-        relative_difference=_relative(right_clean[mine], right[mine]) if known else None,
-        drop_points=100 * float(right_clean[mine].mean() - right[mine].mean()) if known else None,
+        confusion=tuple((true, guess, images) for (true, guess), images in sorted(confusion.items())),
     )
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from edgeproof.evaluation.results import Results
 from edgeproof.reports.content import EvalRun, read_eval_run
 from edgeproof.reports.figures.class_bars import class_bars
-from edgeproof.reports.figures.confusion import confusion, most_confused
+from edgeproof.reports.figures.confusion import confusion, confusion_matrix
 from edgeproof.reports.figures.curves import accuracy_over_eps, sweeps
 from edgeproof.reports.figures.frontier import frontier
 from edgeproof.reports.figures.gallery import pictures
@@ -98,7 +98,7 @@ def test_a_class_without_images_says_so(tmp_path: Path) -> None:
 
 
 def test_a_small_matrix_shows_every_count_and_a_large_one_none(results: Results, sized: Results) -> None:
-    counts = sorted(str(n) for row in results.cell("torch-fp32", "clean").confusion for n in row if n)
+    counts = sorted(str(images) for _, _, images in results.cell("torch-fp32", "clean").confusion)
     shown = _texts(confusion(results, results.engines[0], results.sets[0]))
     assert sorted(text for text in shown if text.isdigit()) == counts
     if len(sized.classes) > 20:
@@ -110,14 +110,14 @@ def test_the_shades_of_a_matrix_are_the_shares_of_its_rows(results: Results) -> 
     root = ElementTree.fromstring(confusion(results, results.engines[0], results.sets[1]).svg)
     image = next(root.iter("image"))
     pixels = np.array(Image.open(io.BytesIO(base64.b64decode(image.attrib["href"].partition(",")[2]))))
-    counts = np.array(results.cell("torch-fp32", results.sets[1].name).confusion)
+    counts = results.cell("torch-fp32", results.sets[1].name).matrix(len(results.classes))
     assert np.allclose((pixels[..., 3] / 255) ** 2, counts / counts.sum(axis=1, keepdims=True), atol=0.01)
 
 
 def test_the_most_frequent_mistakes_are_named_in_order(results: Results) -> None:
-    cell = results.cell("torch-fp32", "clean")
-    confused = cell.model_copy(update={"confusion": ((45, 5, 0, 0), (0, 50, 0, 0), (9, 0, 41, 0), (0, 0, 0, 50))})
-    assert most_confused(results, confused) == ("frog as cat: 9 of 50", "cat as dog: 5 of 50")
+    counts = np.array([[45, 5, 0, 0], [0, 50, 0, 0], [9, 0, 41, 0], [0, 0, 0, 50]])
+    figure = confusion_matrix(counts, results.classes, title="confused")
+    assert figure.notes == ("frog as cat: 9 of 50", "cat as dog: 5 of 50")
 
 
 def test_sets_that_differ_in_budget_only_are_one_sweep(results: Results) -> None:

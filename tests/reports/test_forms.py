@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from edgeproof.evaluation.results import InvarianceRecord, KernelsRecord, McNemarRecord, PairRecord, Results
+from edgeproof.evaluation.metrics import Rate
+from edgeproof.evaluation.results import InvarianceRecord, KernelsRecord, McNemar, PairRecord, Results
 from edgeproof.reports import forms, numbers
 from edgeproof.reports.content import EvalRun
 from edgeproof.reports.html import render_html
 from edgeproof.reports.markdown import render_markdown
-from tests.reports.synthetic import wilson
 
 
 def pair(first: str, second: str, *, lost: int, gained: int, p: float, set_: str = "clean") -> PairRecord:
-    test = McNemarRecord(only_reference_right=lost, only_engine_right=gained, p_value=p)
-    return PairRecord(set=set_, first=first, second=second, agreement=wilson(200 - lost - gained, 200), mcnemar=test)
+    test = McNemar(only_reference_right=lost, only_engine_right=gained, p_value=p)
+    return PairRecord(set=set_, first=first, second=second, agreement=Rate(200 - lost - gained, 200), mcnemar=test)
 
 
 @pytest.fixture
@@ -74,4 +74,4 @@ def test_the_reports_show_them(run: EvalRun, measured: Results) -> None:
     [(540, 540, "100.0 %"), (539, 540, "99.8 %"), (9999, 10_000, "99.99 %"), (9_990, 10_000, "99.9 %"), (0, 10, "0.0 %"), (0, 0, "undefined")],
 )  # fmt: skip
 def test_a_share_is_100_percent_only_where_it_is_all(hits: int, total: int, text: str) -> None:
-    assert numbers.share(wilson(hits, total)) == text
+    assert numbers.share(Rate(hits, total)) == text

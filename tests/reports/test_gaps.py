@@ -7,13 +7,13 @@ import io
 
 import pytest
 
+from edgeproof.evaluation.metrics import Rate
 from edgeproof.evaluation.results import GapRecord, IndicatorRecord, WorstRecord
 from edgeproof.reports.content import EvalRun
 from edgeproof.reports.html import render_html
 from edgeproof.reports.markdown import render_markdown
 from edgeproof.reports.terminal import print_results
 from edgeproof.reports.wording import gap
-from tests.reports.synthetic import wilson
 
 
 def record(difference: float = -0.05, p_value: float = 0.002) -> GapRecord:
@@ -34,7 +34,7 @@ def sign(name: str = "zero-gradients", *, reported: bool = True) -> IndicatorRec
 @pytest.fixture(scope="module")
 def measured(run: EvalRun) -> EvalRun:
     worst = WorstRecord(
-        engine="ort-int8-trt", norm="linf", eps=0.05, sets=("fgsm 0.05", "pgd-linf 0.05"), accuracy=wilson(37, 200)
+        engine="ort-int8-trt", norm="linf", eps=0.05, sets=("fgsm 0.05", "pgd-linf 0.05"), accuracy=Rate(37, 200)
     )
     found = {"worst": (worst,), "gaps": (record(),), "masking": (sign(), sign("eps-sweep", reported=False))}
     return dataclasses.replace(run, results=run.results.model_copy(update=found))

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
+from edgeproof.evaluation.metrics import Rate
 from edgeproof.reports import numbers
-from tests.reports.synthetic import wilson
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.8734, "87.3 %"), (0.0, "0.0 %"), (1.0, "100.0 %"), (None, "undefined")])
@@ -32,8 +32,8 @@ def test_minus_zero_has_no_sign() -> None:
 
 
 def test_an_interval_is_shown_in_percent_and_is_empty_when_there_is_none() -> None:
-    assert numbers.interval(wilson(471, 540)) == "84.1–89.8"
-    assert numbers.interval(wilson(0, 0)) == ""
+    assert numbers.interval(Rate(471, 540)) == "84.1–89.8"
+    assert numbers.interval(Rate(0, 0)) == ""
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 
 from edgeproof.errors import ConfigError
 from edgeproof.evaluation.metrics import Rate
-from edgeproof.evaluation.scoring import rate_record
 from edgeproof.reports.figures.svg import Figure
 from edgeproof.reports.tables import Table
 from edgeproof.runs import Run, write_json
@@ -60,7 +60,7 @@ def victim(confusion: Sequence[Sequence[int]], *, table: str = "main", seed: int
 def seen(images: str, flagged: int, *, alarms: int = 5, p_value: float = 0.5) -> dict[str, Any]:
     """A row of the detector on 100 images."""
     rates = {"flagged": flagged, "false_alarms": alarms, "labels_suspected": 90, "labels_trusted": 90}
-    records = {name: rate_record(Rate(hits, 100)).model_dump(mode="json") for name, hits in rates.items()}
+    records = {name: TypeAdapter(Rate).dump_python(Rate(hits, 100)) for name, hits in rates.items()}
     return {"table": "detector", "images": images, "auc": 0.9, "p_value": p_value, **records}
 
 

@@ -304,11 +304,11 @@ def test_scores_are_read_from_an_eval_run_with_its_own_images_transferred_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predicted = np.where(np.arange(40) < 5, -1, LABELS)
-    confusion = np.diag([15, 10, 10]).tolist()
     cell = SimpleNamespace(
-        confusion=confusion, per_class=[SimpleNamespace(accuracy=SimpleNamespace(total=int(n))) for n in TOTALS]
+        matrix=lambda classes: np.diag([15, 10, 10]), rate=lambda label: SimpleNamespace(total=int(TOTALS[label]))
     )
     results = SimpleNamespace(
+        classes=("a", "b", "c"),
         sets=[SimpleNamespace(name=name) for name in ("clean", "a")],
         engines=[SimpleNamespace(name="torch-fp32")],
         cell=lambda engine, name: cell,

@@ -22,11 +22,12 @@ from edgeproof.errors import ConfigError, GateError
 from edgeproof.evaluation.evaluate import Candidate, Measured, check_limits, measure, save_measured
 from edgeproof.evaluation.gates import bind_gates, judge, parse_gates
 from edgeproof.evaluation.inputs import EvalInputs, hash_labelled, join_sets
-from edgeproof.evaluation.results import CellRecord, ClassRecord, GateRecord
+from edgeproof.evaluation.metrics import Rate, drop_points, relative_difference
+from edgeproof.evaluation.results import CellRecord, GateRecord
 from edgeproof.evaluation.results import Results as Record
 from edgeproof.evaluation.summary import AllLogits, read_logits
 from edgeproof.reports import tables
-from edgeproof.reports.content import EvalRun, eval_run, read_eval_run
+from edgeproof.reports.content import EvalRun, clean_set, eval_run, read_eval_run
 from edgeproof.reports.diff import Diff, diff_evals
 from edgeproof.reports.diff_text import overall_table, print_diff
 from edgeproof.reports.html import render_html
@@ -151,7 +152,9 @@ class Results:
     def _rows(self, cell: CellRecord) -> Iterator[dict[str, Any]]:
         engine = next(each for each in self.results.engines if each.name == cell.engine)
         set_ = next(each for each in self.results.sets if each.name == cell.set)
+        clean = self.results.cell(cell.engine, clean_set(self.results).name)
         for part in (None, *cell.per_class):
+            before = clean.accuracy if part is None else clean.rate(part.label)
             yield {
                 "engine": engine.name,
                 "backend": engine.backend,
@@ -161,8 +164,8 @@ class Results:
                 "norm": set_.norm,
                 "eps": set_.eps,
                 "threat": cell.threat,
-                "class": "all" if part is None else part.name,
-                **_rates(cell if part is None else part),
+                "class": "all" if part is None else self.results.classes[part.label],
+                **_rates(cell.accuracy if part is None else part.accuracy, before if cell is not clean else None),
                 "success": cell.success.value if part is None and cell.success else None,
                 "images_per_s": engine.throughput.images_per_s if part is None and engine.throughput else None,
             }
@@ -237,7 +240,7 @@ _LISTS = ("fail_under", "max_drop", "max_cost")
 def read_results(run: Run) -> Results:
     """Read the results of a finished eval run."""
     from edgeproof.data.arrays import read_npz
-    from edgeproof.evaluation.saved import read_results as read_record
+    from edgeproof.evaluation.results import read_results as read_record
 
     record = read_record(run.file("results.json"))
     config = EvalConfig.model_validate(run.config)
@@ -400,16 +403,15 @@ def _is_named(images: Images) -> bool:
     return plain and images.limit is None and images.split == "test"
 
 
-def _rates(record: CellRecord | ClassRecord) -> dict[str, Any]:
-    rate = record.accuracy
+def _rates(rate: Rate, clean: Rate | None) -> dict[str, Any]:
     return {
         "images": rate.total,
         "correct": rate.hits,
         "accuracy": rate.value,
         "low": rate.low,
         "high": rate.high,
-        "relative_difference": record.relative_difference,
-        "drop_points": record.drop_points,
+        "relative_difference": None if clean is None else relative_difference(clean, rate),
+        "drop_points": None if clean is None else drop_points(clean, rate),
     }
 
 

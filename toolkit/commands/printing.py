@@ -25,7 +25,7 @@ def emit(out: Run, *, as_json: bool, **more: object) -> None:
 
 def finish_eval(out: Run, *, as_json: bool) -> None:
     """Show the table, print the result and leave with 1 when a gate has failed."""
-    from edgeproof.evaluation.saved import read_results
+    from edgeproof.evaluation.results import read_results
     from edgeproof.reports.terminal import print_results
 
     results = read_results(out.file("results.json"))

@@ -22,10 +22,8 @@ from edgeproof.data.origin import data_of
 from edgeproof.deployment.build import as_model_error
 from edgeproof.engines.base import open_engine, predict_all
 from edgeproof.errors import ConfigError, GateError, one_line
-from edgeproof.evaluation.metrics import accuracy, predictions
+from edgeproof.evaluation.metrics import Rate, accuracy, predictions
 from edgeproof.evaluation.parity import Parity, compare_logits
-from edgeproof.evaluation.results import RateRecord
-from edgeproof.evaluation.scoring import rate_record
 from edgeproof.runs import Run, atomic, sha256_file, write_json
 from edgeproof.system.optional import require
 from edgeproof.system.progress import progress
@@ -87,10 +85,10 @@ class GraphRecord(Strict):
     note: str
     max_abs_diff: float | None
     sqnr_db: float | None
-    agreement: RateRecord
-    accuracy: RateRecord
+    agreement: Rate
+    accuracy: Rate
     accuracy_drop: float
-    near_ties: RateRecord
+    near_ties: Rate
     flips: tuple[int, ...]
     int8: Int8Record | None
     failures: tuple[str, ...]
@@ -101,7 +99,7 @@ class ParityReport(Strict):
 
     schema_version: int = SCHEMA_VERSION
     checkpoint_sha256: str
-    checkpoint_accuracy: RateRecord
+    checkpoint_accuracy: Rate
     images: ImagesRecord
     calibration: ImagesRecord | None
     limits: ParityLimits
@@ -180,7 +178,7 @@ def export_graphs(
             advance(note=target.file)
     report = ParityReport(
         checkpoint_sha256=sha256,
-        checkpoint_accuracy=rate_record(accuracy(predictions(reference), validation.labels)),
+        checkpoint_accuracy=accuracy(predictions(reference), validation.labels),
         images=_images(validation),
         calibration=_images(calibration) if calibration else None,
         limits=config.parity,
@@ -338,10 +336,10 @@ def _measure(
         note=info.note,
         max_abs_diff=_finite(parity.max_abs_diff),
         sqnr_db=_finite(parity.sqnr_db),
-        agreement=rate_record(parity.agreement),
-        accuracy=rate_record(parity.accuracy),
+        agreement=parity.agreement,
+        accuracy=parity.accuracy,
         accuracy_drop=parity.accuracy_drop,
-        near_ties=rate_record(parity.near_ties),
+        near_ties=parity.near_ties,
         flips=tuple(data.index[list(parity.flips)].tolist()),
         int8=Int8Record(**asdict(int8)) if int8 else None,
         failures=tuple(failed_limits(parity, target.precision, config.parity)),

@@ -22,9 +22,7 @@ from edgeproof.deployment.build import as_model_error
 from edgeproof.deployment.export import CHECKPOINT, FP32, write_fp32
 from edgeproof.engines.base import open_engine, predict_all
 from edgeproof.errors import ConfigError, DataError
-from edgeproof.evaluation.metrics import accuracy, predictions
-from edgeproof.evaluation.results import RateRecord
-from edgeproof.evaluation.scoring import rate_record
+from edgeproof.evaluation.metrics import Rate, accuracy, predictions
 from edgeproof.runs import Run, atomic, write_text
 from edgeproof.system.progress import progress
 from edgeproof.types import Images, Labels
@@ -46,8 +44,8 @@ class CandidateRecord(Strict):
     method: str
     calibration: str
     keep_float: tuple[str, ...]
-    clean: RateRecord
-    robust: RateRecord
+    clean: Rate
+    robust: Rate
     flips_clean: int
     flips_robust: int
 
@@ -106,7 +104,7 @@ class _Bench:
             self._build(candidate, path)
         found = [self._classes(path, images) for images in (self._judge.clean.images, self._judge.images)]
         self._first = self._first or (found[0], found[1])
-        clean, robust = (rate_record(accuracy(classes, self._judge.clean.labels)) for classes in found)
+        clean, robust = (accuracy(classes, self._judge.clean.labels) for classes in found)
         flips = [int((classes != first).sum()) for classes, first in zip(found, self._first, strict=True)]
         return CandidateRecord(
             name=candidate.name,

@@ -16,7 +16,7 @@ import numpy as np
 from edgeproof.data.arrays import read_npy
 from edgeproof.errors import ConfigError, DataError, nearest
 from edgeproof.evaluation import metrics
-from edgeproof.evaluation.results import CostPairRecord, CostRecord, CostsRecord
+from edgeproof.evaluation.results import MOST_PAIRS, CostPairRecord, CostRecord, CostsRecord
 from edgeproof.system.untrusted import read_index, read_json
 from edgeproof.types import Array, Labels
 
@@ -158,7 +158,7 @@ def cost_record(predicted: Labels, labels: Labels, costs: Array) -> CostRecord:
 def _cost_pairs(predicted: Labels, labels: Labels, costs: Array) -> tuple[CostPairRecord, ...]:
     counts = metrics.confusion(predicted, labels, num_classes=len(costs))
     totals = counts * costs
-    order = np.argsort(-totals, axis=None, kind="stable")[: np.count_nonzero(totals)]
+    order = np.argsort(-totals, axis=None, kind="stable")[: min(np.count_nonzero(totals), MOST_PAIRS)]
     return tuple(
         CostPairRecord(
             true=int(true), predicted=int(guess), count=int(counts[true, guess]), total=float(totals[true, guess])

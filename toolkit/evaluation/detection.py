@@ -16,8 +16,6 @@ from edgeproof.data.base import LabelledImages, load_dataset, load_splits
 from edgeproof.data.poison import load_poison, poison_splits
 from edgeproof.errors import DataError
 from edgeproof.evaluation.metrics import Rate
-from edgeproof.evaluation.results import RateRecord
-from edgeproof.evaluation.scoring import rate_record
 from edgeproof.runs import Run
 from edgeproof.system.optional import require
 from edgeproof.types import Array, Images, Labels
@@ -39,10 +37,10 @@ class DetectRecord(Strict):
 
     auc: float
     p_value: float
-    flagged: RateRecord
-    false_alarms: RateRecord
-    labels_suspected: RateRecord
-    labels_trusted: RateRecord
+    flagged: Rate
+    false_alarms: Rate
+    labels_suspected: Rate
+    labels_trusted: Rate
 
 
 def detect_noise(config: DetectConfig) -> DetectRecord:
@@ -93,17 +91,15 @@ def compare(
     threshold = np.quantile(scores[kinds == 0], 1 - false_alarms)
     bad, good = model.decision_function(held_bad), model.decision_function(held_good)
     test = require("scipy.stats", extra="data", purpose="compare scores").mannwhitneyu(bad, good, alternative="greater")
-    told = [
+    labels = [
         Rate.of(_model().fit(rows, pair[0].labels).predict(held) == pair[1].labels)
         for pair, rows, held in zip(halves, (fit_bad, fit_good), (held_bad, held_good), strict=True)
     ]
-    rates = [Rate.of(bad > threshold), Rate.of(good > threshold), *told]
-    flagged, alarms, *labels = map(rate_record, rates)
     return DetectRecord(
         auc=float(test.statistic) / (len(bad) * len(good)),
         p_value=float(test.pvalue),
-        flagged=flagged,
-        false_alarms=alarms,
+        flagged=Rate.of(bad > threshold),
+        false_alarms=Rate.of(good > threshold),
         labels_suspected=labels[0],
         labels_trusted=labels[1],
     )

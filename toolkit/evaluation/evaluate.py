@@ -26,7 +26,15 @@ from edgeproof.evaluation.invariance import batch_invariance, narrowest
 from edgeproof.evaluation.latency import Timing, measure_throughput
 from edgeproof.evaluation.logits import load_saved_logits, logits_key, logits_name, save_logits
 from edgeproof.evaluation.metrics import predictions
-from edgeproof.evaluation.results import CostsRecord, EngineRecord, InvarianceRecord, KernelsRecord, Results, SetRecord
+from edgeproof.evaluation.results import (
+    CostsRecord,
+    Description,
+    EngineRecord,
+    InvarianceRecord,
+    KernelsRecord,
+    Results,
+    SetRecord,
+)
 from edgeproof.evaluation.samples import sample_arrays
 from edgeproof.evaluation.scoring import CLEAN, Predictions
 from edgeproof.evaluation.summary import AllLogits, complete
@@ -132,9 +140,7 @@ def measure(
         )
         for each in candidates
     )
-    about = _describe(inputs.clean, reference=reference, engines=records, sets=sets, costs=costs)
-    if config.shard:
-        about = about.model_copy(update={"data": {**about.data, "shard": config.shard}})
+    about = _describe(inputs.clean, reference=reference, engines=records, sets=sets, costs=costs, shard=config.shard)
     predicted = _predictions(logits, inputs)
     results = complete(about, logits, predicted, gates)
     samples = sample_arrays(results, predicted, inputs, shown=config.gallery)
@@ -145,7 +151,7 @@ def save_measured(measured: Measured, out: Run) -> None:
     """Write an evaluation beside the logits that `measure` has saved."""
     write_json(out.path / "throughput.json", {name: vars(timing) for name, timing in measured.timings.items()})
     write_npz(out.path / "samples.npz", measured.samples)
-    write_text(out.path / "results.json", measured.results.model_dump_json(indent=1) + "\n")
+    write_text(out.path / "results.json", measured.results.text())
 
 
 def check_limits(config: EvalConfig, names: Sequence[str]) -> tuple[tuple[Gate, ...], str]:
@@ -282,8 +288,9 @@ def _describe(
     engines: tuple[EngineRecord, ...],
     sets: tuple[SetRecord, ...],
     costs: CostsRecord | None,
-) -> Results:
-    """Return the results without what is computed from logits."""
+    shard: str | None,
+) -> Description:
+    """Describe an evaluation, without what is computed from logits."""
     counts = np.bincount(clean.labels, minlength=clean.num_classes)
     data = {
         "name": clean.name,
@@ -291,8 +298,9 @@ def _describe(
         "count": len(clean),
         "input_shape": list(clean.input_shape),
         "class_counts": counts.tolist(),
+        **({"shard": shard} if shard else {}),
     }
-    return Results(
+    return Description(
         tool={"name": "edgeproof", "version": __version__},
         data=data,
         classes=clean.classes,
@@ -300,8 +308,5 @@ def _describe(
         costs=costs,
         engines=engines,
         sets=sets,
-        cells=(),
-        gates=(),
-        warnings=(),
         environment=describe_environment(),
     )

@@ -12,7 +12,7 @@ import numpy as np
 
 from edgeproof.evaluation.metrics import Rate
 from edgeproof.evaluation.results import CellRecord, EngineRecord, GapRecord, SetRecord, Threat, WorstRecord
-from edgeproof.evaluation.scoring import Predictions, rate_record
+from edgeproof.evaluation.scoring import Predictions
 from edgeproof.evaluation.significance import paired_difference
 from edgeproof.types import Array
 
@@ -50,7 +50,7 @@ def worst_cases(
             norm=members[0].norm or "",
             eps=members[0].eps or 0.0,
             sets=tuple(set_.name for set_ in members),
-            accuracy=rate_record(Rate.of(np.logical_and.reduce([_right(predicted, engine, set_) for set_ in members]))),
+            accuracy=Rate.of(np.logical_and.reduce([_right(predicted, engine, set_) for set_ in members])),
         )
         for engine in engines
         for members in same_budget(sets)

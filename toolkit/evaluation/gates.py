@@ -16,7 +16,8 @@ from typing import Literal
 from edgeproof.config import parse_number
 from edgeproof.errors import ConfigError, nearest
 from edgeproof.evaluation.costs import class_index
-from edgeproof.evaluation.results import CellRecord, GateRecord, RateRecord, SetRecord
+from edgeproof.evaluation.metrics import Rate
+from edgeproof.evaluation.results import CellRecord, GateRecord, SetRecord
 
 Kind = Literal["fail-under", "max-drop", "max-cost"]
 
@@ -207,15 +208,15 @@ def _cost(gate: Gate, cell: CellRecord) -> float | None:
     return cell.cost.mean if gate.class_index is None else cell.cost.per_class[gate.class_index]
 
 
-def _rate(gate: Gate, cell: CellRecord) -> RateRecord | None:
+def _rate(gate: Gate, cell: CellRecord) -> Rate | None:
     if gate.metric.endswith("agreement"):
         return cell.agreement
     if gate.metric.startswith("worst_class"):
-        return None if cell.worst_class is None else cell.per_class[cell.worst_class].accuracy
-    return cell.accuracy if gate.class_index is None else cell.per_class[gate.class_index].accuracy
+        return None if cell.worst_class is None else cell.rate(cell.worst_class)
+    return cell.accuracy if gate.class_index is None else cell.rate(gate.class_index)
 
 
-def _record(gate: Gate, engine: str, set_: str, measured: float | None, rate: RateRecord | None) -> GateRecord:
+def _record(gate: Gate, engine: str, set_: str, measured: float | None, rate: Rate | None) -> GateRecord:
     count = rate.total if rate else 0
     if measured is None:
         passed, said = False, "cannot be measured: there are no such images"

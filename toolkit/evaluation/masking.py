@@ -74,7 +74,7 @@ def indicators(*, chance: float) -> tuple[Indicator, ...]:
 
 
 def masking(
-    cells: Sequence[CellRecord], *, sets: Sequence[SetRecord], gaps: Sequence[GapRecord]
+    cells: Sequence[CellRecord], *, sets: Sequence[SetRecord], gaps: Sequence[GapRecord], classes: int
 ) -> tuple[IndicatorRecord, ...]:
     """Return every indicator with the worst value that was measured, over all attacks of an evaluation.
 
@@ -82,14 +82,15 @@ def masking(
         cells: Every engine on every set.
         sets: The clean set and the adversarial ones.
         gaps: What knowing more of an engine gained.
+        classes: Number of classes.
     """
     attacks = [set_ for set_ in sets if set_.kind == "adversarial" and set_.attack != "noise"]
     compared = {
-        "eps-sweep": list(_at_grey(cells, attacks)),
+        "eps-sweep": list(_at_grey(cells, attacks, classes)),
         "transfer-stronger": list(_weaker_than("transferred", gaps)),
         "query-stronger": list(_weaker_than("query", gaps)),
     }
-    known = indicators(chance=1 / len(cells[0].per_class)) if attacks else ()
+    known = indicators(chance=1 / classes) if attacks else ()
     return tuple(_judge(each, attacks, compared.get(each.name, [])) for each in known)
 
 
@@ -134,12 +135,12 @@ def _weaker_than(threat: str, gaps: Sequence[GapRecord]) -> Iterator[Found]:
             yield gap.difference, where, gap.p_value < _LEVEL
 
 
-def _at_grey(cells: Sequence[CellRecord], attacks: Sequence[SetRecord]) -> Iterator[Found]:
+def _at_grey(cells: Sequence[CellRecord], attacks: Sequence[SetRecord], classes: int) -> Iterator[Found]:
     large: Mapping[str, SetRecord] = {
         set_.name: set_ for set_ in attacks if set_.norm == "linf" and (set_.eps or 0) >= _GREY
     }
     for cell in cells:
         if cell.set in large and cell.threat == "white-box" and cell.accuracy.value is not None:
-            chance, low = 1 / len(cell.per_class), cell.accuracy.low or 0.0
+            chance, low = 1 / classes, cell.accuracy.low or 0.0
             where = f"right on {cell.engine} at eps = {format_eps(large[cell.set].eps or 0)} ({cell.set!r})"
             yield cell.accuracy.value, where, low > chance

@@ -14,9 +14,8 @@ from edgeproof.data.base import LabelledImages, load_adversarial_set, save_adver
 from edgeproof.data.shard import Shard, check_complete, interleave
 from edgeproof.errors import DataError
 from edgeproof.evaluation.logits import logits_name, save_logits
-from edgeproof.evaluation.results import EngineRecord, Results
-from edgeproof.evaluation.saved import read_results
-from edgeproof.evaluation.summary import recompute_from
+from edgeproof.evaluation.results import EngineRecord, Results, read_results
+from edgeproof.evaluation.summary import gates_of, recompute_from
 from edgeproof.runs import Run, write_text
 from edgeproof.types import Array
 
@@ -126,8 +125,8 @@ def _merge_eval(runs: Sequence[Run], shards: Sequence[Shard], out: Run) -> None:
             name = logits_name(engine.name, set_.name)
             logits[engine.name, set_.name] = interleave([read_npy(run.file(name)) for run in runs], shards)
             save_logits(out.path, name, logits[engine.name, set_.name], key="merged")
-    merged = recompute_from(about, logits, arrays)
-    write_text(out.path / "results.json", merged.model_dump_json(indent=1) + "\n")
+    merged = recompute_from(about, gates_of(results[0]), logits, arrays)
+    write_text(out.path / "results.json", merged.text())
 
 
 def _about(results: Sequence[Results]) -> Results:

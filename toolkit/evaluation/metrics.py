@@ -8,38 +8,59 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
+from pydantic import Field, computed_field
+from pydantic.dataclasses import dataclass
 
 from edgeproof.types import Array, Labels, Logits
 
-_Z = 1.959963984540054  # the normal distribution's 97.5 % point: intervals hold 95 %
+Z = 1.959963984540054  # the normal distribution's 97.5 % point: intervals hold 95 %
 
 
 @dataclass(frozen=True)
 class Rate:
-    """Hits among a total."""
+    """Hits among a total, with the Wilson score interval at 95 % (Wilson, 1927); value and interval are None when the total is 0.
 
-    hits: int
-    total: int
+    As JSON it has all five; what is read back is hits and total, from which the others follow.
+    """
+
+    hits: int = Field(ge=0)
+    total: int = Field(le=2**63)
+
+    def __post_init__(self) -> None:
+        if self.hits > self.total:
+            raise ValueError(f"a rate of {self.hits} hits among {self.total}; expected at most as many hits")
 
     @classmethod
     def of(cls, mask: Array) -> Rate:
         """Count the true entries of a boolean array."""
         return cls(int(np.count_nonzero(mask)), int(mask.size))
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def value(self) -> float | None:
         """Hits over total, or None when the total is 0."""
         return self.hits / self.total if self.total else None
 
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def low(self) -> float | None:
+        """The lower end of the interval."""
+        return self.interval[0] if self.interval else None
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def high(self) -> float | None:
+        """The upper end of the interval."""
+        return self.interval[1] if self.interval else None
+
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Wilson's score interval at 95 % (Wilson, 1927), or None when the total is 0."""
+        """Both ends, or None when the total is 0."""
         if not self.total:
             return None
-        share, weight = self.hits / self.total, _Z**2 / self.total
+        share, weight = self.hits / self.total, Z**2 / self.total
         middle = (share + weight / 2) / (1 + weight)
         half = math.sqrt(share * (1 - share) * weight + weight**2 / 4) / (1 + weight)
         # The interval ends exactly at 0 or 1 there; rounding would leave it a last bit away.
@@ -50,7 +71,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class McNemar:
-    """Two classifiers on the same images: the two kinds of discordant pairs and the exact two-sided p-value."""
+    """Exact McNemar test of two engines on the same images: the two kinds of discordant pairs, two-sided p."""
 
     only_reference_right: int
     only_engine_right: int
@@ -195,5 +216,5 @@ def mean_interval(values: Array) -> tuple[float, float] | None:
     """Return the normal 95 % interval of a mean of numbers from 0 on; None where fewer than two values differ."""
     if len(np.unique(values)) < 2:
         return None
-    half = _Z * float(values.std(ddof=1)) / math.sqrt(len(values))
+    half = Z * float(values.std(ddof=1)) / math.sqrt(len(values))
     return max(float(values.mean()) - half, 0.0), float(values.mean()) + half

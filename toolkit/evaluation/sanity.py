@@ -47,20 +47,23 @@ def check_engine(engine: EngineRecord) -> Iterator[str]:
         )
 
 
-def check_results(cells: Sequence[CellRecord], *, engines: Sequence[str], sets: Sequence[SetRecord]) -> Iterator[str]:
+def check_results(
+    cells: Sequence[CellRecord], *, engines: Sequence[str], sets: Sequence[SetRecord], classes: Sequence[str]
+) -> Iterator[str]:
     """Warn of what accuracies and sets show.
 
     Args:
         cells: Every engine on every set.
         engines: The engines' names.
         sets: The clean set and the adversarial ones.
+        classes: The class names.
     """
     found = {(cell.engine, cell.set): cell for cell in cells}
     attacks = [set_ for set_ in sets if set_.kind == "adversarial" and set_.attack != "noise"]
     noises = [set_ for set_ in sets if set_.kind == "adversarial" and set_.attack == "noise"]
-    yield from _small(cells[0])
+    yield from _small(cells[0], classes)
     for engine in engines:
-        yield from _chance(found[engine, "clean"])
+        yield from _chance(found[engine, "clean"], len(classes))
     for attack in attacks:
         for noise in noises:
             if attack.norm == noise.norm and (noise.eps or 0) <= (attack.eps or 0):
@@ -69,18 +72,19 @@ def check_results(cells: Sequence[CellRecord], *, engines: Sequence[str], sets: 
         yield from _order(small.name, large.name, found, engines)
 
 
-def _small(cell: CellRecord) -> Iterator[str]:
+def _small(cell: CellRecord, classes: Sequence[str]) -> Iterator[str]:
     total = cell.accuracy.total
     if total < _FEW:
         yield f"only {total} images: the intervals are wide; use at least {_FEW}, better 1000"
-    few = [record for record in cell.per_class if record.accuracy.total < _FEW_A_CLASS]
+    sizes = {record.label: record.total for record in cell.per_class}
+    few = [label for label in range(len(classes)) if sizes.get(label, 0) < _FEW_A_CLASS]
     if few and total >= _FEW:
-        names = ", ".join(f"{record.name} ({record.accuracy.total})" for record in few[:5])
-        yield f"{len(few)} of {len(cell.per_class)} classes have fewer than {_FEW_A_CLASS} images: {names}{', ...' if len(few) > 5 else ''}"
+        names = ", ".join(f"{classes[label]} ({sizes.get(label, 0)})" for label in few[:5])
+        yield f"{len(few)} of {len(classes)} classes have fewer than {_FEW_A_CLASS} images: {names}{', ...' if len(few) > 5 else ''}"
 
 
-def _chance(cell: CellRecord) -> Iterator[str]:
-    chance = 1 / len(cell.per_class)
+def _chance(cell: CellRecord, classes: int) -> Iterator[str]:
+    chance = 1 / classes
     if cell.accuracy.total and cell.accuracy.low is not None and cell.accuracy.low <= chance:
         yield (
             f"{cell.engine} is right on {cell.accuracy.hits} of {cell.accuracy.total} clean images, no better than chance "

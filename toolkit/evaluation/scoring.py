@@ -10,15 +10,8 @@ import numpy as np
 
 from edgeproof.evaluation import metrics
 from edgeproof.evaluation.costs import cost_record
-from edgeproof.evaluation.metrics import Rate
-from edgeproof.evaluation.results import (
-    CellRecord,
-    ClassRecord,
-    DispersionRecord,
-    McNemarRecord,
-    PairRecord,
-    RateRecord,
-)
+from edgeproof.evaluation.metrics import McNemar, Rate
+from edgeproof.evaluation.results import MOST_PAIRS, CellRecord, ClassRecord, DispersionRecord, PairRecord
 from edgeproof.types import Array, Labels
 
 CLEAN = "clean"
@@ -65,12 +58,6 @@ def pair_up(predicted: Predictions, *, engines: Sequence[str], sets: Sequence[st
     )
 
 
-def rate_record(rate: Rate) -> RateRecord:
-    """Write a rate with its interval, null where it is undefined."""
-    low, high = rate.interval or (None, None)
-    return RateRecord(hits=rate.hits, total=rate.total, value=rate.value, low=low, high=high)
-
-
 def _cell(
     predicted: Predictions,
     *,
@@ -87,11 +74,12 @@ def _cell(
     rates = metrics.per_class_accuracy(mine, labels, num_classes=len(classes))
     transfer, ratio = _transfer(predicted, engine=engine, set_=set_)
     agreement, mcnemar = _against_reference(predicted, engine=engine, set_=set_, reference=reference)
+    pairs, unlisted = _confused(mine, labels, num_classes=len(classes))
     return CellRecord(
         engine=engine,
         set=set_,
-        accuracy=rate_record(overall),
-        success=rate_record(metrics.attack_success(clean, mine, labels)) if attacked else None,
+        accuracy=overall,
+        success=metrics.attack_success(clean, mine, labels) if attacked else None,
         transfer=transfer,
         transfer_ratio=ratio,
         agreement=agreement,
@@ -99,10 +87,13 @@ def _cell(
         relative_difference=metrics.relative_difference(before, overall) if attacked else None,
         drop_points=metrics.drop_points(before, overall) if attacked else None,
         worst_class=metrics.worst_class(rates),
-        per_class=_per_class(rates, clean, labels, classes=classes, attacked=attacked),
-        confusion=tuple(map(tuple, metrics.confusion(mine, labels, num_classes=len(classes)).tolist())),
+        per_class=tuple(
+            ClassRecord(label=label, hits=rate.hits, total=rate.total) for label, rate in enumerate(rates) if rate.total
+        ),
+        confusion=pairs,
+        unlisted=unlisted,
         cost=None if costs is None else cost_record(mine, labels, costs),
-        fooling=rate_record(metrics.fooling_ratio(clean, mine)) if attacked else None,
+        fooling=metrics.fooling_ratio(clean, mine) if attacked else None,
         dispersion=_dispersion(mine, rates),
     )
 
@@ -112,8 +103,8 @@ def _dispersion(predicted: Labels, rates: Sequence[Rate]) -> DispersionRecord:
     errors = np.array([1 - rate.value for rate in rates if rate.value is not None])
     return DispersionRecord(
         dominant=int(metrics.prediction_counts(predicted, num_classes=len(rates)).argmax()),
-        top1=rate_record(top1),
-        top3=rate_record(top3),
+        top1=top1,
+        top3=top3,
         entropy=metrics.normalised_entropy(predicted, num_classes=len(rates)),
         class_error_min=float(errors.min()) if len(errors) else None,
         class_error_max=float(errors.max()) if len(errors) else None,
@@ -121,16 +112,16 @@ def _dispersion(predicted: Labels, rates: Sequence[Rate]) -> DispersionRecord:
     )
 
 
-def _transfer(predicted: Predictions, *, engine: str, set_: str) -> tuple[RateRecord | None, float | None]:
+def _transfer(predicted: Predictions, *, engine: str, set_: str) -> tuple[Rate | None, float | None]:
     if set_ not in predicted.source:
         return None, None
     four = (*predicted.source[set_], predicted.cells[engine, CLEAN], predicted.cells[engine, set_])
-    return rate_record(metrics.transfer_rate(*four, predicted.labels)), metrics.transfer_ratio(*four, predicted.labels)
+    return metrics.transfer_rate(*four, predicted.labels), metrics.transfer_ratio(*four, predicted.labels)
 
 
 def _against_reference(
     predicted: Predictions, *, engine: str, set_: str, reference: str
-) -> tuple[RateRecord | None, McNemarRecord | None]:
+) -> tuple[Rate | None, McNemar | None]:
     if engine == reference:
         return None, None
     pair = _pair(predicted, first=reference, second=engine, set_=set_)
@@ -139,30 +130,24 @@ def _against_reference(
 
 def _pair(predicted: Predictions, *, first: str, second: str, set_: str) -> PairRecord:
     one, other = predicted.cells[first, set_], predicted.cells[second, set_]
-    test = metrics.mcnemar(one, other, predicted.labels)
-    record = McNemarRecord(
-        only_reference_right=test.only_reference_right,
-        only_engine_right=test.only_engine_right,
-        p_value=test.p_value,
-    )
     return PairRecord(
-        set=set_, first=first, second=second, agreement=rate_record(metrics.agreement(one, other)), mcnemar=record
+        set=set_,
+        first=first,
+        second=second,
+        agreement=metrics.agreement(one, other),
+        mcnemar=metrics.mcnemar(one, other, predicted.labels),
     )
 
 
-def _per_class(
-    rates: Sequence[Rate], clean: Labels, labels: Labels, *, classes: Sequence[str], attacked: bool
-) -> tuple[ClassRecord, ...]:
-    before = metrics.per_class_accuracy(clean, labels, num_classes=len(classes))
-    return tuple(
-        ClassRecord(
-            label=label,
-            name=name,
-            accuracy=rate_record(rates[label]),
-            relative_difference=metrics.relative_difference(before[label], rates[label]) if attacked else None,
-            drop_points=metrics.drop_points(before[label], rates[label]) if attacked else None,
-        )
-        for label, name in enumerate(classes)
+def _confused(predicted: Labels, labels: Labels, *, num_classes: int) -> tuple[tuple[tuple[int, int, int], ...], int]:
+    """Return (true, predicted, images) for the pairs of classes that occur, the most frequent where they are many, and how many
+    images are in the others."""
+    known = predicted >= 0
+    codes, counts = np.unique(labels[known] * num_classes + predicted[known], return_counts=True)
+    kept = np.sort(np.argsort(-counts, kind="stable")[:MOST_PAIRS])
+    pairs = zip(*np.divmod(codes[kept], num_classes), counts[kept], strict=True)
+    return tuple((int(true), int(guess), int(images)) for true, guess, images in pairs), int(
+        counts.sum() - counts[kept].sum()
     )
 
 

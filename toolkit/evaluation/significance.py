@@ -8,10 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgeproof.evaluation.metrics import Rate, sign_test
+from edgeproof.evaluation.metrics import Rate, Z, sign_test
 from edgeproof.types import Array
-
-_Z = 1.959963984540054  # the normal distribution's 97.5 % point: intervals hold 95 %
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ def paired_difference(lost: int, gained: int, total: int) -> Difference:
         total: All images, at least 1.
     """
     first, second = (lost + 1) / (total + 2), (gained + 1) / (total + 2)
-    half = _Z * math.sqrt((first + second - (first - second) ** 2) / (total + 2))
+    half = Z * math.sqrt((first + second - (first - second) ** 2) / (total + 2))
     return _bounded((gained - lost) / total, second - first, half, sign_test(lost, gained))
 
 
@@ -49,7 +47,7 @@ def unpaired_difference(first: Rate, second: Rate) -> Difference:
     shares = [(rate.hits + 1) / (rate.total + 2) for rate in (first, second)]
     variance = sum(p * (1 - p) / (rate.total + 2) for p, rate in zip(shares, (first, second), strict=True))
     value = second.hits / second.total - first.hits / first.total
-    return _bounded(value, shares[1] - shares[0], _Z * math.sqrt(variance), fisher_exact(first, second))
+    return _bounded(value, shares[1] - shares[0], Z * math.sqrt(variance), fisher_exact(first, second))
 
 
 def fisher_exact(first: Rate, second: Rate) -> float:

@@ -14,9 +14,8 @@ from edgeproof.evaluation.gap import measured_gaps, with_threats, worst_cases
 from edgeproof.evaluation.gates import Gate, bind_gates, judge, parse_gates
 from edgeproof.evaluation.logits import logits_name
 from edgeproof.evaluation.metrics import predictions
-from edgeproof.evaluation.results import Results
+from edgeproof.evaluation.results import Description, Results, read_results
 from edgeproof.evaluation.sanity import check_engine, check_logits, check_results
-from edgeproof.evaluation.saved import read_results
 from edgeproof.evaluation.scoring import Predictions, pair_up, score
 from edgeproof.runs import Run
 from edgeproof.types import Array, Logits
@@ -24,17 +23,17 @@ from edgeproof.types import Array, Logits
 AllLogits = Mapping[tuple[str, str], Logits]
 
 
-def complete(about: Results, logits: AllLogits, predicted: Predictions, gates: Sequence[Gate]) -> Results:
-    """Fill in what is computed from logits: cells, gates and warnings."""
+def complete(about: Description, logits: AllLogits, predicted: Predictions, gates: Sequence[Gate]) -> Results:
+    """Compute cells, gates and warnings from logits; of `about` only what describes the run is used."""
     engines, sets = [engine.name for engine in about.engines], [set_.name for set_ in about.sets]
     costs = None if about.costs is None else np.array(about.costs.matrix)
     scored = score(predicted, engines=engines, sets=sets, reference=about.reference, classes=about.classes, costs=costs)
     cells = with_threats(scored, about.engines, about.sets)
     warnings = [text for (engine, set_), values in logits.items() for text in check_logits(engine, set_, values)]
     warnings += [text for engine in about.engines for text in check_engine(engine)]
-    warnings += check_results(cells, engines=engines, sets=about.sets)
+    warnings += check_results(cells, engines=engines, sets=about.sets, classes=about.classes)
     gaps = measured_gaps(predicted, engines=about.engines, sets=about.sets)
-    signs = masking.masking(cells, sets=about.sets, gaps=gaps)
+    signs = masking.masking(cells, sets=about.sets, gaps=gaps, classes=len(about.classes))
     warnings += masking.warnings(signs)
     found = {
         "cells": cells,
@@ -45,7 +44,7 @@ def complete(about: Results, logits: AllLogits, predicted: Predictions, gates: S
         "gates": judge(gates, cells, reference=about.reference),
         "warnings": tuple(f"{text.rstrip('.')}." for text in warnings),
     }
-    return about.model_copy(update=found)
+    return Results(**{name: getattr(about, name) for name in Description.model_fields}, **found)
 
 
 def recompute(run: Run) -> Results:
@@ -56,7 +55,7 @@ def recompute(run: Run) -> Results:
     """
     about = read_results(run.file("results.json"))
     samples = read_npz(run.file("samples.npz"), required=("labels",))
-    return recompute_from(about, read_logits(run, about), samples)
+    return recompute_from(about, gates_of(about), read_logits(run, about), samples)
 
 
 def read_logits(run: Run, about: Results) -> dict[tuple[str, str], Logits]:
@@ -72,8 +71,10 @@ def read_logits(run: Run, about: Results) -> dict[tuple[str, str], Logits]:
     }
 
 
-def recompute_from(about: Results, logits: AllLogits, samples: Mapping[str, Array]) -> Results:
-    """Compute results from logits and the arrays of `samples.npz`; of `about` only what describes the run is used."""
+def recompute_from(
+    about: Description, gates: Sequence[Gate], logits: AllLogits, samples: Mapping[str, Array]
+) -> Results:
+    """Compute results from logits and the arrays of `samples.npz`."""
     source = {
         set_.name: (samples[f"source_clean/{set_.name}"], samples[f"source/{set_.name}"])
         for set_ in about.sets
@@ -81,10 +82,10 @@ def recompute_from(about: Results, logits: AllLogits, samples: Mapping[str, Arra
     }
     cells = {cell: predictions(values) for cell, values in logits.items()}
     predicted = Predictions(labels=samples["labels"], cells=cells, source=source)
-    return complete(about, logits, predicted, _gates_of(about))
+    return complete(about, logits, predicted, gates)
 
 
-def _gates_of(about: Results) -> tuple[Gate, ...]:
+def gates_of(about: Results) -> tuple[Gate, ...]:
     """Read the gates back from their records."""
     texts: dict[str, list[str]] = {"fail-under": [], "max-drop": [], "max-cost": []}
     for text in dict.fromkeys(gate.text for gate in about.gates):

@@ -13,12 +13,14 @@ from edgeproof.config import EvalConfig
 from edgeproof.config.names import SHORT
 from edgeproof.data.arrays import read_npz
 from edgeproof.errors import DataError, RunError
-from edgeproof.evaluation.results import CellRecord, Results, SetRecord
-from edgeproof.evaluation.saved import read_results
+from edgeproof.evaluation.results import CellRecord, Results, SetRecord, read_results
 from edgeproof.evaluation.scoring import strongest
 from edgeproof.reports.numbers import visible, visible_results
 from edgeproof.runs import Run
 from edgeproof.types import Array, Images, Labels
+
+#: Classes that have a row, a bar or a row of a matrix of their own in the report; results.json has all of them.
+MOST_CLASSES = 40
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,15 @@ def adversarial_sets(results: Results) -> list[SetRecord]:
 def clean_set(results: Results) -> SetRecord:
     """Return the clean set."""
     return next(set_ for set_ in results.sets if set_.kind == "clean")
+
+
+def shown_classes(results: Results, set_: SetRecord) -> list[int]:
+    """Return the classes that the report shows on a set, in their order: all where they are few, else the MOST_CLASSES with images
+    on which the reference engine is worst."""
+    if len(results.classes) <= MOST_CLASSES:
+        return list(range(len(results.classes)))
+    per_class = results.cell(results.reference, set_.name).per_class
+    return sorted(each.label for each in sorted(per_class, key=lambda each: each.hits / each.total)[:MOST_CLASSES])
 
 
 def worst_cell(results: Results, engine: str) -> CellRecord | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from edgeproof.evaluation.detection import DetectRecord
-from edgeproof.evaluation.results import RateRecord
+from edgeproof.evaluation.metrics import Rate
 from edgeproof.reports import numbers
 from edgeproof.reports.tables import Cell, Column, Table
 
@@ -32,7 +32,7 @@ def _cells(found: DetectRecord) -> tuple[Cell, ...]:
     return Cell(f"{found.auc:.3f}"), Cell(_chance(found.p_value)), *map(_rate, rates)
 
 
-def _rate(rate: RateRecord) -> Cell:
+def _rate(rate: Rate) -> Cell:
     return Cell(numbers.percent(rate.value), numbers.interval(rate))
 
 

@@ -10,8 +10,6 @@ import numpy as np
 from edgeproof.config import Strict
 from edgeproof.errors import RunError
 from edgeproof.evaluation.metrics import Rate
-from edgeproof.evaluation.results import RateRecord
-from edgeproof.evaluation.scoring import rate_record
 from edgeproof.evaluation.significance import holm, paired_difference, unpaired_difference
 from edgeproof.reports.content import EvalRun, read_eval_run
 from edgeproof.runs import Run
@@ -31,8 +29,8 @@ class Change(Strict):
     engine: str
     set: str
     class_name: str | None
-    before: RateRecord
-    after: RateRecord
+    before: Rate
+    after: Rate
     difference: float | None
     low: float | None
     high: float | None
@@ -153,8 +151,8 @@ def _change(sides: _Sides, engine: str, set_: str, label: int | None) -> Change:
         engine=engine,
         set=set_,
         class_name=None if label is None else sides.before.results.classes[label],
-        before=rate_record(before),
-        after=rate_record(after),
+        before=(before),
+        after=(after),
         difference=difference.value if difference else None,
         low=difference.low if difference else None,
         high=difference.high if difference else None,

@@ -7,7 +7,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from edgeproof.evaluation.results import RateRecord, Results
+from edgeproof.evaluation.metrics import Rate
+from edgeproof.evaluation.results import Results
 
 UNDEFINED = "undefined"
 #: Control characters, line separators, bidirectional overrides, lone surrogates and what XML 1.0 forbids.
@@ -19,19 +20,19 @@ def percent(value: float | None) -> str:
     return _defined(value, lambda number: f"{100 * number:.1f} %")
 
 
-def interval(rate: RateRecord) -> str:
+def interval(rate: Rate) -> str:
     """Write the 95 % interval of a rate in percent, as `84.1–89.8`; empty when there is none."""
     if rate.low is None or rate.high is None:
         return ""
     return f"{100 * rate.low:.1f}–{100 * rate.high:.1f}"
 
 
-def hits(rate: RateRecord) -> str:
+def hits(rate: Rate) -> str:
     """Write the counts behind a rate, as `471/540`."""
     return f"{rate.hits}/{rate.total}"
 
 
-def share(rate: RateRecord) -> str:
+def share(rate: Rate) -> str:
     """Write a rate in percent so that only all of them are 100 %: 9,999 of 10,000 is `99.99 %`."""
     missing = rate.total - rate.hits
     digits = 1 if not missing or not rate.total else max(1, math.ceil(math.log10(rate.total / (200 * missing))))

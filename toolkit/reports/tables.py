@@ -10,18 +10,17 @@ from typing import Literal, TypeAlias
 
 from edgeproof.config import format_eps
 from edgeproof.evaluation.findings import finding_sentences
+from edgeproof.evaluation.metrics import Rate, drop_points, relative_difference
 from edgeproof.evaluation.results import (
     CellRecord,
-    ClassRecord,
     CostRecord,
     EngineRecord,
-    RateRecord,
     Results,
     SetRecord,
     WorstRecord,
 )
 from edgeproof.reports import numbers, wording
-from edgeproof.reports.content import adversarial_sets, clean_set, worst_cell
+from edgeproof.reports.content import adversarial_sets, clean_set, shown_classes, worst_cell
 
 _SHA_DIGITS = 12  # shown of a hash; results.json has it whole
 
@@ -106,7 +105,7 @@ def accuracies(results: Results) -> Table:
             Cell(numbers.percent(cell.accuracy.value)),
             Cell(numbers.interval(cell.accuracy)),
             Cell(numbers.hits(cell.accuracy)),
-            _worst_class(cell),
+            _worst_class(cell, results.classes),
             Cell(_throughput(engine) if set_.kind == "clean" else ""),
         )
         for set_, engine, cell in _by_set(results, results.sets)
@@ -224,11 +223,10 @@ def classes(results: Results, set_: SetRecord) -> Table:
     titles = ("Clean accuracy", "Adversarial accuracy", "Relative difference", "Drop, points", "Images")
     clean = clean_set(results).name
     rows = []
-    for position, name in enumerate(results.classes):
+    for label in shown_classes(results, set_):
         for engine in results.engines:
-            before = results.cell(engine.name, clean).per_class[position]
-            after = results.cell(engine.name, set_.name).per_class[position]
-            rows.append((Cell(name), Cell(engine.name), *_class_cells(before, after)))
+            before, after = (results.cell(engine.name, name).rate(label) for name in (clean, set_.name))
+            rows.append((Cell(results.classes[label]), Cell(engine.name), *_class_cells(before, after)))
     return Table(columns=(_text("Class"), _text("Engine"), *map(Column, titles)), rows=tuple(rows), grouped=True)
 
 
@@ -240,10 +238,10 @@ def weakest_classes(results: Results, *, count: int = 3) -> Table:
         worst = worst_cell(results, engine.name)
         if worst is None:
             continue
-        clean = results.cell(engine.name, clean_set(results).name).per_class
-        present = [record for record in worst.per_class if record.accuracy.value is not None]
-        for record in sorted(present, key=lambda record: record.accuracy.value or 0.0)[:count]:
-            rows.append((Cell(engine.name, worst.set), Cell(record.name), *_class_cells(clean[record.label], record)))
+        clean = results.cell(engine.name, clean_set(results).name)
+        for record in sorted(worst.per_class, key=lambda record: record.accuracy.value or 0.0)[:count]:
+            cells = _class_cells(clean.rate(record.label), record.accuracy)
+            rows.append((Cell(engine.name, worst.set), Cell(results.classes[record.label]), *cells))
     return Table(columns=(_text("Engine"), _text("Class"), *map(Column, titles)), rows=tuple(rows), grouped=True)
 
 
@@ -302,7 +300,7 @@ def throughput(results: Results) -> Table:
     return Table(columns=(_text("Engine"), *map(Column, titles)), rows=tuple(rows))
 
 
-def rate(record: RateRecord | None) -> Cell:
+def rate(record: Rate | None) -> Cell:
     """A rate with its interval beside it; a dash where it does not apply."""
     return Cell(numbers.percent(record.value), numbers.interval(record)) if record else Cell("–")
 
@@ -316,7 +314,7 @@ def _strongest(results: Results, record: WorstRecord) -> CellRecord:
     return min((results.cell(record.engine, name) for name in record.sets), key=lambda cell: cell.accuracy.hits)
 
 
-def _counted(record: RateRecord | None) -> Cell:
+def _counted(record: Rate | None) -> Cell:
     return Cell(numbers.percent(record.value), f"of {record.total}") if record else Cell("–")
 
 
@@ -337,21 +335,20 @@ def _by_set(results: Results, chosen: Sequence[SetRecord]) -> list[tuple[SetReco
     return [(set_, engine, results.cell(engine.name, set_.name)) for set_ in chosen for engine in results.engines]
 
 
-def _class_cells(clean: ClassRecord, attacked: ClassRecord) -> tuple[Cell, ...]:
+def _class_cells(clean: Rate, attacked: Rate) -> tuple[Cell, ...]:
     return (
-        rate(clean.accuracy),
-        rate(attacked.accuracy),
-        Cell(numbers.relative(attacked.relative_difference)),
-        Cell(numbers.points(attacked.drop_points)),
-        Cell(str(attacked.accuracy.total)),
+        rate(clean),
+        rate(attacked),
+        Cell(numbers.relative(relative_difference(clean, attacked))),
+        Cell(numbers.points(drop_points(clean, attacked))),
+        Cell(str(attacked.total)),
     )
 
 
-def _worst_class(cell: CellRecord) -> Cell:
+def _worst_class(cell: CellRecord, classes: Sequence[str]) -> Cell:
     if cell.worst_class is None:
         return Cell("–")
-    record = cell.per_class[cell.worst_class]
-    return Cell(record.name, numbers.percent(record.accuracy.value))
+    return Cell(classes[cell.worst_class], numbers.percent(cell.rate(cell.worst_class).value))
 
 
 def _cost_cells(record: CostRecord, classes: Sequence[str]) -> tuple[Cell, ...]:

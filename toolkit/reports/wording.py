@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edgeproof.evaluation.results import GapRecord, GateRecord, Results
 from edgeproof.reports import numbers
+from edgeproof.reports.content import MOST_CLASSES
 
 MASKING = "Signs of masked gradients"
 _LEVEL = 0.05
@@ -156,3 +157,14 @@ def _is_cost(gate: GateRecord) -> bool:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def classes_shown(results: Results) -> str:
+    """Say which of many classes have a row or a bar of their own; empty where all do."""
+    count = len(results.classes)
+    if count <= MOST_CLASSES:
+        return ""
+    return (
+        f"Of {count:,} classes the {MOST_CLASSES} with images on which {results.reference} is worst are shown, set by set; "
+        "results.json has all of them."
+    )

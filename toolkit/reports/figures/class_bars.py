@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from edgeproof.evaluation.results import ClassRecord, EngineRecord, Results, SetRecord
+from edgeproof.evaluation.metrics import Rate
+from edgeproof.evaluation.results import EngineRecord, Results, SetRecord
 from edgeproof.reports import numbers
-from edgeproof.reports.content import clean_set
+from edgeproof.reports.content import clean_set, shown_classes
 from edgeproof.reports.figures.svg import WIDTH, Drawing, Figure, colour, shorten, text_width
 
 _TOP = 2.0
@@ -17,16 +18,18 @@ def class_bars(results: Results, engine: EngineRecord, set_: SetRecord) -> Figur
     clean = results.cell(engine.name, clean_set(results).name)
     attacked = results.cell(engine.name, set_.name)
     overall = f"{numbers.percent(clean.accuracy.value)} clean, {numbers.percent(attacked.accuracy.value)} adversarial"
-    row = 20.0 if len(results.classes) <= 20 else 14.0
-    left = min(max(map(text_width, results.classes)), _MAX_NAME) + 6
-    bottom = _TOP + row * len(results.classes)
+    shown = shown_classes(results, set_)
+    row = 20.0 if len(shown) <= 20 else 14.0
+    left = min(max(text_width(results.classes[label]) for label in shown), _MAX_NAME) + 6
+    bottom = _TOP + row * len(shown)
     drawing = Drawing(
         bottom + 20, title=f"{engine.name}: accuracy by class, clean and {set_.name}", description=overall
     )
     _scale(drawing, left=left, bottom=bottom)
     style = colour(results.engines.index(engine))
-    for place, (before, after) in enumerate(zip(clean.per_class, attacked.per_class, strict=True)):
-        _row(drawing, before, after, middle=_TOP + row * (place + 0.5), height=row, left=left, style=style)
+    for place, label in enumerate(shown):
+        name, rates = results.classes[label], (clean.rate(label), attacked.rate(label))
+        _row(drawing, name, *rates, middle=_TOP + row * (place + 0.5), height=row, left=left, style=style)
     return Figure(f"{engine.name}: {overall}", str(drawing))
 
 
@@ -43,17 +46,17 @@ def _scale(drawing: Drawing, *, left: float, bottom: float) -> None:
 
 
 def _row(
-    drawing: Drawing, before: ClassRecord, after: ClassRecord, *, middle: float, height: float, left: float, style: str
+    drawing: Drawing, name: str, before: Rate, after: Rate, *, middle: float, height: float, left: float, style: str
 ) -> None:
-    drawing.text(left - 6, middle + 3.5, shorten(after.name, left - 6), "end")
-    if before.accuracy.value is None or after.accuracy.value is None:
+    drawing.text(left - 6, middle + 3.5, shorten(name, left - 6), "end")
+    if before.value is None or after.value is None:
         drawing.text(left + 4, middle + 3.5, "no images", "muted")
         return
     width, thick = WIDTH - _VALUE - left, 0.34 * height
-    shares = f"clean {numbers.percent(before.accuracy.value)}, adversarial {numbers.percent(after.accuracy.value)}"
-    drawing.rect(left, middle - thick, width * before.accuracy.value, thick, f"{style} pale")
-    drawing.rect(left, middle, width * after.accuracy.value, thick, style, tip=f"{after.name}: {shares}")
-    if after.accuracy.low is not None and after.accuracy.high is not None:
+    shares = f"clean {numbers.percent(before.value)}, adversarial {numbers.percent(after.value)}"
+    drawing.rect(left, middle - thick, width * before.value, thick, f"{style} pale")
+    drawing.rect(left, middle, width * after.value, thick, style, tip=f"{name}: {shares}")
+    if after.low is not None and after.high is not None:
         y = middle + thick / 2
-        drawing.line(left + width * after.accuracy.low, y, left + width * after.accuracy.high, y, "whisker")
-    drawing.text(WIDTH, middle + 3.5, numbers.percent(after.accuracy.value), "end")
+        drawing.line(left + width * after.low, y, left + width * after.high, y, "whisker")
+    drawing.text(WIDTH, middle + 3.5, numbers.percent(after.value), "end")

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgeproof.evaluation.results import CellRecord, EngineRecord, Results, SetRecord
+from edgeproof.evaluation.results import EngineRecord, Results, SetRecord
+from edgeproof.reports.content import shown_classes
 from edgeproof.reports.figures.svg import WIDTH, Drawing, Figure, png_uri, shorten, text_width
 from edgeproof.types import Array
 
@@ -35,13 +36,18 @@ class _Grid:
 
 
 def confusion(results: Results, engine: EngineRecord, set_: SetRecord) -> Figure:
-    """The confusion matrix of a cell: rows are true classes, columns predictions, shades the shares of a row."""
-    cell = results.cell(engine.name, set_.name)
+    """The confusion matrix of a cell among the classes that are shown: rows are true classes, columns predictions."""
+    cell, shown = results.cell(engine.name, set_.name), shown_classes(results, set_)
+    place = {label: position for position, label in enumerate(shown)}
+    counts = np.zeros((len(shown), len(shown)), np.int64)
+    for true, predicted, images in cell.confusion:
+        if true in place and predicted in place:
+            counts[place[true], place[predicted]] = images
     return confusion_matrix(
-        np.array(cell.confusion, np.int64),
-        results.classes,
+        counts,
+        tuple(results.classes[label] for label in shown),
         title=f"{engine.name} on {set_.name}",
-        totals=_class_sizes(cell),
+        totals=np.array([max(cell.rate(label).total, 1) for label in shown]),
     )
 
 
@@ -77,21 +83,11 @@ def set_confusions(results: Results, set_: SetRecord) -> tuple[Figure, ...]:
     return tuple(confusion(results, engine, set_) for engine in results.engines)
 
 
-def most_confused(results: Results, cell: CellRecord, *, count: int = 3) -> tuple[str, ...]:
-    """Name the most frequent mistakes of a cell, as `cat as dog: 24 of 100`."""
-    return _mistakes(np.array(cell.confusion, np.int64), _class_sizes(cell), results.classes, count=count)
-
-
 def _mistakes(counts: Array, totals: Array, names: tuple[str, ...], *, count: int = 3) -> tuple[str, ...]:
     wrong = counts - np.diag(np.diag(counts))
     order = np.argsort(-wrong, axis=None, kind="stable")[:count]
     places = [divmod(int(flat), len(counts)) for flat in order]
     return tuple(f"{names[i]} as {names[j]}: {wrong[i, j]} of {totals[i]}" for i, j in places if wrong[i, j])
-
-
-def _class_sizes(cell: CellRecord) -> Array:
-    """Images of each class (K,), those without a prediction included; at least 1, to divide by."""
-    return np.array([max(record.accuracy.total, 1) for record in cell.per_class])
 
 
 def _fit(names: tuple[str, ...]) -> _Grid:

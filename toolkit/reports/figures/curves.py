@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgeproof.config import format_eps
-from edgeproof.evaluation.results import RateRecord, Results, SetRecord
+from edgeproof.evaluation.metrics import Rate
+from edgeproof.evaluation.results import Results, SetRecord
 from edgeproof.reports import numbers
 from edgeproof.reports.content import adversarial_sets, clean_set
 from edgeproof.reports.figures.axes import LEFT, RIGHT, Axes
@@ -56,7 +57,7 @@ def accuracy_over_eps(results: Results, sweep: Sweep) -> Figure:
     return Figure(title, str(axes.drawing))
 
 
-def _curve(axes: Axes, places: list[float], rates: list[RateRecord], *, position: int) -> None:
+def _curve(axes: Axes, places: list[float], rates: list[Rate], *, position: int) -> None:
     known = [(x, rate) for x, rate in zip(places, rates, strict=True) if rate.value is not None]
     upper = [(x, axes.up(rate.high)) for x, rate in known if rate.high is not None]
     lower = [(x, axes.up(rate.low)) for x, rate in known if rate.low is not None]

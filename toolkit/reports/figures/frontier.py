@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from edgeproof.evaluation.results import RateRecord, Results
+from edgeproof.evaluation.metrics import Rate
+from edgeproof.evaluation.results import Results
 from edgeproof.reports import numbers
 from edgeproof.reports.content import worst_cell
 from edgeproof.reports.figures.axes import LEFT, RIGHT, Axes
@@ -53,7 +54,7 @@ def _across(axes: Axes, speeds: list[float]) -> list[float]:
     return [place(speed) for speed in speeds]
 
 
-def _whisker(axes: Axes, rate: RateRecord, x: float) -> None:
+def _whisker(axes: Axes, rate: Rate, x: float) -> None:
     if rate.low is not None and rate.high is not None:
         axes.drawing.line(x, axes.up(rate.low), x, axes.up(rate.high), "whisker")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from edgeproof.evaluation.results import RateRecord, Results
+from edgeproof.evaluation.metrics import Rate
+from edgeproof.evaluation.results import Results
 from edgeproof.reports import numbers
 from edgeproof.reports.content import adversarial_sets
 from edgeproof.reports.figures.svg import WIDTH, Drawing, Figure, shorten, text_width
@@ -41,7 +42,7 @@ def transfer_map(results: Results) -> Figure:
     return Figure(measure, str(drawing))
 
 
-def _cell(drawing: Drawing, rate: RateRecord | None, *, x: float, y: float, width: float) -> None:
+def _cell(drawing: Drawing, rate: Rate | None, *, x: float, y: float, width: float) -> None:
     value = rate.value if rate else None
     if rate is None or value is None:
         drawing.rect(x, y, width, _ROW - 2, "frame")

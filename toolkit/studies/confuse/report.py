@@ -11,7 +11,7 @@ import numpy as np
 from edgeproof.config import format_eps
 from edgeproof.data.arrays import read_npz
 from edgeproof.evaluation.detection import DetectRecord
-from edgeproof.evaluation.saved import read_results
+from edgeproof.evaluation.results import read_results
 from edgeproof.reports import numbers
 from edgeproof.reports.detection import detection_table
 from edgeproof.reports.document import Block, Section

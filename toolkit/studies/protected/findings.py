@@ -12,7 +12,7 @@ import numpy as np
 
 from edgeproof.data.arrays import read_npz
 from edgeproof.evaluation.costs import protected_costs
-from edgeproof.evaluation.saved import read_results
+from edgeproof.evaluation.results import read_results
 from edgeproof.evaluation.weights import LayerRecord, read_weights
 from edgeproof.runs import Run
 from edgeproof.studies.frame import Measure, Row, gains, seed_means, where
@@ -77,12 +77,13 @@ def read_scores(run: Run, about: Mapping[str, Any], *, columns: Sequence[str], c
     for engine in results.engines:
         for column, name in names.items():
             cell = results.cell(engine.name, name)
-            totals = np.array([record.accuracy.total for record in cell.per_class])
+            classes = len(results.classes)
+            totals = np.array([cell.rate(label).total for label in range(classes)])
             yield {
                 **about,
                 "engine": engine.name,
                 "set": column,
-                **confusion_columns(np.array(cell.confusion), totals, protected=about["protected"], cost=cost),
+                **confusion_columns(cell.matrix(classes), totals, protected=about["protected"], cost=cost),
                 "labels": samples["labels"],
                 "predicted": samples[f"pred/{engine.name}--{name}"],
             }

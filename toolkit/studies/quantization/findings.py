@@ -10,7 +10,7 @@ import numpy as np
 
 from edgeproof.data.arrays import read_npz
 from edgeproof.evaluation.metrics import Rate
-from edgeproof.evaluation.saved import read_results
+from edgeproof.evaluation.results import read_results
 from edgeproof.runs import Run
 from edgeproof.studies.frame import Row, counts, gains, percent, seed_means, where
 from edgeproof.studies.verdicts import Effect, Verdict, judge, over_seeds
