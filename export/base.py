@@ -1,9 +1,6 @@
-"""What every export shares and what needs no package: the error, and the hash of a file."""
+"""The errors of every export."""
 
 from __future__ import annotations
-
-import hashlib
-from pathlib import Path
 
 
 class ExportError(Exception):
@@ -12,8 +9,3 @@ class ExportError(Exception):
 
 class MissingDeviceError(ExportError):
     """What has to be built on a device, where there is none."""
-
-
-def sha256_file(path: Path) -> str:
-    """Return the hexadecimal SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from edgeproof.export.base import ExportError, sha256_file
-from edgeproof.export.graph import Wiring, load_graph, merge_metadata, save_graph
+from edgeproof.export.base import ExportError
+from edgeproof.export.graph import Wiring, merge_metadata, save_graph
+from edgeproof.onnx_files import hash_model, load_model
 
 NOTE = (
     "FP16 arithmetic needs hardware for it; a CPU provider that lacks it widens to FP32, "
@@ -24,13 +25,13 @@ def convert_fp16(src: Path, dst: Path) -> None:
     """
     from onnxconverter_common import float16
 
-    model = load_graph(src)
+    model = load_model(src)
     _check(model, src)
     # The converter's defaults raise small weights to 1e-7 and cut large ones at 1e4; these limits round only.
     half = float16.convert_float_to_float16(
         model, keep_io_types=True, min_positive_val=0.0, max_finite_val=float("inf")
     )
-    merge_metadata(half, {"precision": "fp16", "source_sha256": sha256_file(src), "note": NOTE})
+    merge_metadata(half, {"precision": "fp16", "source_sha256": hash_model(src), "note": NOTE})
     save_graph(half, dst)
 
 

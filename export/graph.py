@@ -1,16 +1,14 @@
-"""ONNX files: reading, checking, writing, their metadata, and who makes and who reads each tensor."""
+"""ONNX graphs: checking, writing, their metadata, and who makes and who reads each tensor."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
@@ -18,32 +16,6 @@ from edgeproof.export.base import ExportError
 
 PREFIX = "edgeproof."
 INPUT, OUTPUT = "images", "logits"
-
-
-def load_graph(path: Path) -> onnx.ModelProto:
-    """Read an ONNX file.
-
-    Raises:
-        ExportError: When it is missing or not an ONNX graph.
-    """
-    try:
-        model = onnx.load(str(path))
-    except (OSError, DecodeError, onnx.checker.ValidationError) as error:
-        raise ExportError(f"{path} cannot be read as an ONNX graph ({error}); export it again") from error
-    if not model.graph.node:
-        raise ExportError(f"{path} holds no ONNX graph; export it again")
-    if not has_text_names(model.graph):
-        raise ExportError(f"{path}: a name in the graph is no UTF-8 text; export it again")
-    return model
-
-
-def has_text_names(graph: onnx.GraphProto) -> bool:
-    """Whether every name in a graph is text: protobuf gives bytes for what is no UTF-8."""
-    values = (*graph.input, *graph.output, *graph.value_info, *graph.initializer)
-    of_nodes = ((node.name, node.op_type, node.domain, *node.input, *node.output) for node in graph.node)
-    attributes = (attribute for node in graph.node for attribute in node.attribute)
-    names = chain((each.name for each in chain(values, attributes)), chain.from_iterable(of_nodes))
-    return all(isinstance(name, str) for name in names)
 
 
 def save_graph(model: onnx.ModelProto, path: Path) -> None:
@@ -69,11 +41,6 @@ def merge_metadata(model: onnx.ModelProto, values: Mapping[str, str]) -> None:
     """Add metadata under the prefix; what else is there stays."""
     merged = {p.key: p.value for p in model.metadata_props} | {PREFIX + key: value for key, value in values.items()}
     onnx.helper.set_model_props(model, merged)
-
-
-def opset_of(model: onnx.ModelProto) -> int:
-    """Return the version of the standard operator set that a graph uses."""
-    return max((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), default=0)
 
 
 def drop_unused_opsets(model: onnx.ModelProto) -> None:

@@ -20,11 +20,12 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from edgeproof.export.base import ExportError, sha256_file
+from edgeproof.export.base import ExportError
 from edgeproof.export.calibration import Images, Method, Range, calibrate
-from edgeproof.export.graph import Wiring, drop_unused_opsets, load_graph, merge_metadata, save_graph
+from edgeproof.export.graph import Wiring, drop_unused_opsets, merge_metadata, save_graph
 from edgeproof.export.qdq import Scale, insert_qdq
 from edgeproof.export.qdq_rules import WEIGHTED, quantized_operators, violations
+from edgeproof.onnx_files import hash_model, load_model
 
 RecipeName = Literal["trt", "cpu"]
 
@@ -82,7 +83,7 @@ def quantize_int8(
             TensorRT's rules.
     """
     images = [np.ascontiguousarray(batch) for batch in calibration]
-    model = prepare(load_graph(src), src)
+    model = prepare(load_model(src), src)
     _check_images(images, model.graph)
     quantizable = _quantizable(model.graph, src, keep_float=keep_float)
     tensors = (_trt_activations if recipe == "trt" else _cpu_activations)(model.graph, quantizable)
@@ -94,13 +95,13 @@ def quantize_int8(
     count, digest = sum(map(len, images)), _sha256(images)
     about = {
         "precision": "int8", "recipe": recipe, "calibration_method": method, "calibration_count": str(count),
-        "calibration_sha256": digest, "source_sha256": sha256_file(src),
+        "calibration_sha256": digest, "source_sha256": hash_model(src),
     }  # fmt: skip
     merge_metadata(model, about)
     if recipe == "trt" and (broken := violations(model)):
         raise ExportError(f"{dst.name} breaks TensorRT's rules: {'; '.join(map(str, broken))}")
     save_graph(model, dst)
-    quantized, total, unquantized = quantized_operators(load_graph(dst))
+    quantized, total, unquantized = quantized_operators(load_model(dst))
     return Int8Report(recipe, method, count, digest, quantized, total, unquantized, len(ranges))
 
 
@@ -116,7 +117,7 @@ def prepare(model: onnx.ModelProto, src: Path) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory() as folder:
         options.optimized_model_filepath = str(Path(folder) / "prepared.onnx")
         onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        prepared = load_graph(Path(options.optimized_model_filepath))
+        prepared = load_model(Path(options.optimized_model_filepath))
     helper.set_model_props(prepared, {item.key: item.value for item in model.metadata_props})
     drop_unused_opsets(prepared)
     return prepared
@@ -132,7 +133,7 @@ def _check_images(images: Sequence[Images], graph: onnx.GraphProto) -> None:
 
 def layers(src: Path) -> list[str]:
     """Name the layers of an FP32 graph that are quantised, in their order, each by the tensor that it gives."""
-    return weighted_layers(prepare(load_graph(src), src).graph)
+    return weighted_layers(prepare(load_model(src), src).graph)
 
 
 def weighted_layers(graph: onnx.GraphProto) -> list[str]:

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from edgeproof.export.base import ExportError, sha256_file
-from edgeproof.export.graph import load_graph, merge_metadata, save_graph
+from edgeproof.export.base import ExportError
+from edgeproof.export.graph import merge_metadata, save_graph
+from edgeproof.onnx_files import hash_model, load_model
 
 _PERTURBED = "images_perturbed"
 
@@ -26,7 +27,7 @@ def prepend_perturbation(src: Path, dst: Path, *, delta: NDArray[np.float32]) ->
     Raises:
         ExportError: When the perturbation does not fit the graph's input, is not finite, or the graph has a prefix already.
     """
-    model = load_graph(src)
+    model = load_model(src)
     given = model.graph.input[0]
     shape = tuple(dim.dim_value for dim in given.type.tensor_type.shape.dim)[1:]
     if delta.dtype != np.float32 or delta.shape != shape or not np.isfinite(delta).all():
@@ -44,5 +45,5 @@ def prepend_perturbation(src: Path, dst: Path, *, delta: NDArray[np.float32]) ->
     model.graph.node.insert(0, clip)
     model.graph.node.insert(0, add)
     digest = hashlib.sha256(np.ascontiguousarray(delta).tobytes()).hexdigest()
-    merge_metadata(model, {"perturbation_sha256": digest, "source_sha256": sha256_file(src)})
+    merge_metadata(model, {"perturbation_sha256": digest, "source_sha256": hash_model(src)})
     save_graph(model, dst)

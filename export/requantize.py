@@ -12,9 +12,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from edgeproof.export.base import ExportError, sha256_file
-from edgeproof.export.graph import Wiring, load_graph, merge_metadata, save_graph
+from edgeproof.export.base import ExportError
+from edgeproof.export.graph import Wiring, merge_metadata, save_graph
 from edgeproof.export.qdq_rules import WEIGHTED
+from edgeproof.onnx_files import hash_model, load_model
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def stored_parameters(path: Path) -> dict[str, Grid | None]:
     Raises:
         ExportError: For a graph without quantised weights.
     """
-    model = load_graph(path)
+    model = load_model(path)
     wiring = Wiring(model.graph)
     found = dict(_parameters(model.graph, wiring))
     if not any(found.values()):
@@ -62,7 +63,7 @@ def store_parameters(
         values: Name, as `stored_parameters` gives it, to real numbers of the same shape.
         metadata: Put beside what the graph says of itself.
     """
-    model = load_graph(src)
+    model = load_model(src)
     wiring = Wiring(model.graph)
     for name, real in values.items():
         node = wiring.producer.get(name)
@@ -72,7 +73,7 @@ def store_parameters(
         grid = _grid(node, wiring)
         levels = np.clip(np.rint(real / _along(grid, np.ndim(real))), grid.low, grid.high)
         _replace(model.graph, node.input[0], levels.astype(wiring.constant(node.input[0]).dtype))
-    merge_metadata(model, {**(metadata or {}), "fine_tuned_from": sha256_file(src)})
+    merge_metadata(model, {**(metadata or {}), "fine_tuned_from": hash_model(src)})
     save_graph(model, dst)
 
 

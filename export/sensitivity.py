@@ -11,8 +11,8 @@ import onnx
 from numpy.typing import NDArray
 
 from edgeproof.export.calibration import Images, open_with_outputs, run_in_chunks
-from edgeproof.export.graph import load_graph
 from edgeproof.export.int8 import prepare, weighted_layers
+from edgeproof.onnx_files import load_model
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def layer_noise(fp32: Path, int8: Path, images: Iterable[Images]) -> list[LayerN
     Raises:
         ExportError: When a graph cannot be read.
     """
-    source, target = prepare(load_graph(fp32), fp32), load_graph(int8)
+    source, target = prepare(load_model(fp32), fp32), load_model(int8)
     operators = {str(node.output[0]): str(node.op_type) for node in source.graph.node}
     names = weighted_layers(source.graph)
     signal, noise = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import onnx
 
 from edgeproof.export.base import ExportError
-from edgeproof.export.graph import INPUT, OUTPUT, load_graph, merge_metadata, opset_of, save_graph
+from edgeproof.export.graph import INPUT, OUTPUT, merge_metadata, save_graph
+from edgeproof.onnx_files import load_model, opset_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,7 +53,7 @@ def export_onnx(
             f"the dynamo exporter writes opset {_DYNAMO_OPSET} or later, not {opset}; ask for one, or for exporter=torchscript"
         )
     _trace(module, path, input_shape=input_shape, opset=opset, exporter=exporter)
-    model = load_graph(path)
+    model = load_model(path)
     if opset_of(model) != opset:
         raise ExportError(
             f"the {exporter} exporter wrote opset {opset_of(model)} instead of {opset}; ask for opset {opset_of(model)}"

@@ -14,7 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeproof.export.base import ExportError, MissingDeviceError, sha256_file
+from edgeproof.export.base import ExportError, MissingDeviceError
+from edgeproof.onnx_files import hash_model
+from edgeproof.system.files import sha256_file
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -76,7 +78,7 @@ def build_plan(
         "plan_sha256": sha256_file(dst),
         "plan_bytes": len(plan),
         "source": src.name,
-        "source_sha256": sha256_file(src),
+        "source_sha256": hash_model(src),
         **device,
         "strongly_typed": True,
         "tf32": False,

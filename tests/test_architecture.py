@@ -32,9 +32,11 @@ ROWS = (
     ("runs",),
     ("plugins",),
     ("config",),
+    ("export",),
+    ("onnx_files",),
     ("system",),
     ("types", "errors"),
-    ("export", "kernels"),
+    ("kernels",),
 )
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
 #: The only ones that import a leaf.

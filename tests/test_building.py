@@ -85,7 +85,7 @@ def test_a_strangers_graph_takes_our_images_and_says_how_it_took_its_own(tmp_pat
 def test_an_input_that_does_not_say_its_shape_is_asked_for(tmp_path: Path) -> None:
     flat = write_linear(tmp_path / "flat.onnx", WEIGHTS, shape=("n", 16))
     with pytest.raises(
-        ConfigError, match=r"flat.onnx takes \('n', 16\), which does not say C, H and W; add --input-shape"
+        ModelError, match=r"flat.onnx takes .* \('n', 16\), which leaves C, H or W open; .*--input-shape C,H,W"
     ):
         build(flat, tmp_path / "a", layout="flat")
     out = build(flat, tmp_path / "b", layout="flat", input_shape="1,4,4")
@@ -185,12 +185,18 @@ def test_what_is_no_graph_is_refused_in_one_line(target: str, tensorrt: FakeTens
         assert "\n" not in str(caught.value)
 
 
-def test_building_needs_neither_torch_nor_onnx() -> None:
+def test_loading_what_builds_loads_neither_torch_nor_onnx() -> None:
     code = (
         "import sys, edgeproof.deployment.build, edgeproof.deployment.export, edgeproof.stages, edgeproof.export.to_tensorrt, edgeproof.export.to_openvino; "
         "sys.exit(', '.join({'torch', 'onnx', 'onnxruntime', 'tensorrt', 'openvino'} & set(sys.modules)) or 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_bytes_are_not_taken_for_numbers_up_to_1(tmp_path: Path) -> None:
+    graph = write_linear(tmp_path / "net.onnx", WEIGHTS, input_type=onnx.TensorProto.UINT8)
+    with pytest.raises(ConfigError, match=r"takes uint8, .*say what white is with --range 255"):
+        build(graph, tmp_path / "out", layout="nchw")
 
 
 def test_a_perturbation_of_a_class_needs_perturbations(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from edgeproof.engines.base import EngineOptions, open_engine
-from edgeproof.engines.onnx_file import read_onnx
 from edgeproof.errors import ConfigError, ModelError, UnavailableError
 from edgeproof.export.to_openvino import convert_openvino
+from edgeproof.onnx_files import read_onnx
 from tests.closeness import assert_near
 from tests.edge.tiny_onnx import write_linear
 

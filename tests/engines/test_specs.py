@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgeproof.engines.specs import EngineSpec, distinct_names, read_specs, spec_path
 from edgeproof.errors import ConfigError, ModelError, RunError
 from edgeproof.runs import Run
+from tests.edge.tiny_onnx import write_linear
 
 
 def make_run(folder: Path, kind: str, *names: str) -> Path:
     with Run.start(kind, "x", config={}, out=folder) as run:
         for name in names:
-            (folder / name).write_bytes(name.encode())
+            if name.endswith(".onnx"):
+                write_linear(folder / name, np.ones((16, 3), np.float32))
+            else:
+                (folder / name).write_bytes(name.encode())
         run.finish()
     return folder
 

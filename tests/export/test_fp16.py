@@ -8,10 +8,11 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from edgeproof.export.base import ExportError, sha256_file
+from edgeproof.export.base import ExportError
 from edgeproof.export.fp16 import convert_fp16
-from edgeproof.export.graph import Wiring, load_graph, read_metadata
+from edgeproof.export.graph import Wiring, read_metadata
 from edgeproof.export.int8 import quantize_int8
+from edgeproof.onnx_files import hash_model, load_model
 from tests.export.conftest import Toy
 from tests.export.runtime import run_graph
 from tests.export.toys import smooth_images
@@ -24,7 +25,7 @@ def half(toy: Toy, tmp_path: Path) -> Path:
 
 
 def test_images_and_logits_stay_float32_and_every_weight_is_rounded_to_fp16(toy: Toy, half: Path) -> None:
-    before, after = load_graph(toy.graph), load_graph(half)
+    before, after = load_model(toy.graph), load_model(half)
     ends = [*after.graph.input, *after.graph.output]
     assert {item.type.tensor_type.elem_type for item in ends} == {onnx.TensorProto.FLOAT}
     old, new = Wiring(before.graph), Wiring(after.graph)
@@ -35,7 +36,7 @@ def test_images_and_logits_stay_float32_and_every_weight_is_rounded_to_fp16(toy:
 
 
 def test_on_a_cpu_the_graph_shows_the_rounding_of_the_weights_only(toy: Toy, half: Path, tmp_path: Path) -> None:
-    rounded = load_graph(toy.graph)
+    rounded = load_model(toy.graph)
     for tensor in rounded.graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT:
             value = numpy_helper.to_array(tensor).astype(np.float16).astype(np.float32)
@@ -47,10 +48,10 @@ def test_on_a_cpu_the_graph_shows_the_rounding_of_the_weights_only(toy: Toy, hal
 
 
 def test_metadata_is_carried_and_says_what_the_graph_is(toy: Toy, half: Path) -> None:
-    about = read_metadata(load_graph(half))
+    about = read_metadata(load_model(half))
     assert about["classes"] == '["a", "b"]'
     assert about["precision"] == "fp16"
-    assert about["source_sha256"] == sha256_file(toy.graph)
+    assert about["source_sha256"] == hash_model(toy.graph)
     assert "rounding of the weights only" in about["note"]
 
 
@@ -70,7 +71,7 @@ def test_weights_are_rounded_and_not_pushed_into_a_narrower_range(factor: float,
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         convert_fp16(scaled(tmp_path / "m.onnx", factor), tmp_path / "half.onnx")
-    weight = Wiring(load_graph(tmp_path / "half.onnx").graph).constant("w")
+    weight = Wiring(load_model(tmp_path / "half.onnx").graph).constant("w")
     np.testing.assert_array_equal(weight, np.array([factor], np.float16))
 
 

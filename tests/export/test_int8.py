@@ -13,11 +13,12 @@ from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from torch import Tensor, nn
 
-from edgeproof.export.base import ExportError, sha256_file
-from edgeproof.export.graph import Wiring, load_graph, read_metadata
+from edgeproof.export.base import ExportError
+from edgeproof.export.graph import Wiring, read_metadata
 from edgeproof.export.int8 import Int8Report, RecipeName, layers, quantize_int8
 from edgeproof.export.qdq_rules import violations
 from edgeproof.export.to_onnx import export_onnx
+from edgeproof.onnx_files import hash_model, load_model
 from tests.export.conftest import Toy
 from tests.export.runtime import optimized_operators, run_graph
 from tests.export.toys import SHAPE, smooth_images
@@ -34,10 +35,10 @@ def quantize(toy: Toy, folder: Path, recipe: RecipeName = "trt") -> tuple[Path, 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_conv_and_gemm_is_quantised(toy: Toy, recipe: RecipeName, tmp_path: Path) -> None:
     path, report = quantize(toy, tmp_path, recipe)
-    expected = Counter(node.op_type for node in load_graph(toy.graph).graph.node if node.op_type in ("Conv", "Gemm"))
+    expected = Counter(node.op_type for node in load_model(toy.graph).graph.node if node.op_type in ("Conv", "Gemm"))
     assert report.total == report.quantized == expected
     assert report.unquantized == ()
-    weights = [t for t in load_graph(path).graph.initializer if len(t.dims) > 1]
+    weights = [t for t in load_model(path).graph.initializer if len(t.dims) > 1]
     assert {t.data_type for t in weights if t.name.endswith("_quantized")} == {onnx.TensorProto.INT8}
 
 
@@ -48,7 +49,7 @@ def test_a_layer_that_is_kept_in_float_keeps_its_weights(toy: Toy, recipe: Recip
     report = quantize_int8(toy.graph, path, calibration=[IMAGES], recipe=recipe, keep_float=[kept])
     assert sum(report.quantized.values()) == sum(report.total.values()) - 1
     assert len(report.unquantized) == 1
-    graph = load_graph(path).graph
+    graph = load_model(path).graph
     node = next(node for node in graph.node if kept in node.output)
     assert {t.name: t.data_type for t in graph.initializer}[node.input[1]] == onnx.TensorProto.FLOAT
     images = smooth_images(64, seed=1)
@@ -80,7 +81,7 @@ def test_the_cpu_recipe_runs_in_integer_kernels_throughout(toy: Toy, tmp_path: P
 
 def test_the_trt_recipe_keeps_conv_add_and_relu_together(toy: Toy, tmp_path: Path) -> None:
     path, _ = quantize(toy, tmp_path)
-    model = load_graph(path)
+    model = load_model(path)
     wiring = Wiring(model.graph)
     assert violations(model) == []
     for node in model.graph.node:
@@ -109,7 +110,7 @@ def quantize_with_onnxruntime(src: Path, dst: Path, recipe: RecipeName) -> None:
 
 def scales(path: Path) -> dict[str, tuple[float, int]]:
     """Return scale and zero point by activation."""
-    graph = load_graph(path).graph
+    graph = load_model(path).graph
     wiring = Wiring(graph)
     pairs = [node for node in graph.node if node.op_type == "QuantizeLinear"]
     return {n.input[0]: (float(wiring.constant(n.input[1])), int(wiring.constant(n.input[2]))) for n in pairs}
@@ -117,7 +118,7 @@ def scales(path: Path) -> dict[str, tuple[float, int]]:
 
 def weights(path: Path) -> dict[str, NDArray[np.int8]]:
     """Return the integer weights by the node that reads them."""
-    graph = load_graph(path).graph
+    graph = load_model(path).graph
     wiring = Wiring(graph)
     found = {}
     for node in graph.node:
@@ -157,20 +158,20 @@ def test_onnxs_own_reference_implementation_gives_the_same_logits(
 
 def test_eight_bit_weights_make_the_file_smaller(toy: Toy, tmp_path: Path) -> None:
     path, _ = quantize(toy, tmp_path)
-    floats = sum(len(t.raw_data) for t in load_graph(toy.graph).graph.initializer if len(t.dims) > 1)
-    integers = sum(len(t.raw_data) for t in load_graph(path).graph.initializer if t.name.endswith("_weight_quantized"))
+    floats = sum(len(t.raw_data) for t in load_model(toy.graph).graph.initializer if len(t.dims) > 1)
+    integers = sum(len(t.raw_data) for t in load_model(path).graph.initializer if t.name.endswith("_weight_quantized"))
     assert integers <= floats / 4
 
 
 def test_metadata_is_carried_and_says_how_the_graph_was_made(toy: Toy, tmp_path: Path) -> None:
     path, report = quantize(toy, tmp_path, "cpu")
-    assert read_metadata(load_graph(path)) == {
+    assert read_metadata(load_model(path)) == {
         "classes": '["a", "b"]', "precision": "int8", "recipe": "cpu", "calibration_method": "minmax",
         "calibration_count": "64", "calibration_sha256": hashlib.sha256(IMAGES.tobytes()).hexdigest(),
-        "source_sha256": sha256_file(toy.graph),
+        "source_sha256": hash_model(toy.graph),
     }  # fmt: skip
     assert report.calibration_sha256 == hashlib.sha256(IMAGES.tobytes()).hexdigest()
-    assert [(item.domain, item.version) for item in load_graph(path).opset_import] == [("", 20)]
+    assert [(item.domain, item.version) for item in load_model(path).opset_import] == [("", 20)]
 
 
 def test_calibration_may_come_from_a_generator_in_any_batches(resnet: Toy, tmp_path: Path) -> None:
@@ -204,7 +205,7 @@ def test_the_bias_of_a_dead_channel_survives(recipe: RecipeName, tmp_path: Path)
 
 def with_computed_weights(source: Path, path: Path) -> str:
     """Make the last Gemm read its weights through an operator that runtimes cannot fold; return its name."""
-    model = load_graph(source)
+    model = load_model(source)
     gemm = next(node for node in model.graph.node if node.op_type == "Gemm")
     gemm.name = "head"
     shape = Wiring(model.graph).constant(gemm.input[1]).shape
@@ -234,7 +235,7 @@ def test_batch_norm_that_the_exporter_left_is_folded_first(tmp_path: Path) -> No
         nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
     ).eval()
     export_onnx(model, tmp_path / "m.onnx", input_shape=SHAPE, exporter="torchscript")
-    graph = load_graph(tmp_path / "m.onnx")
+    graph = load_model(tmp_path / "m.onnx")
     conv = next(node for node in graph.graph.node if node.op_type == "Conv")
     relu = next(node for node in graph.graph.node if node.op_type == "Relu")
     ones = [numpy_helper.from_array(np.full(4, v, np.float32), n) for n, v in zip("sbmv", (2, 0.1, 0, 1), strict=True)]
@@ -244,7 +245,7 @@ def test_batch_norm_that_the_exporter_left_is_folded_first(tmp_path: Path) -> No
     graph.graph.node.insert(list(graph.graph.node).index(relu), norm)
     onnx.save(graph, str(tmp_path / "norm.onnx"))
     quantize_int8(tmp_path / "norm.onnx", tmp_path / "q.onnx", calibration=[IMAGES])
-    assert "BatchNormalization" not in {node.op_type for node in load_graph(tmp_path / "q.onnx").graph.node}
+    assert "BatchNormalization" not in {node.op_type for node in load_model(tmp_path / "q.onnx").graph.node}
     expected = run_graph(tmp_path / "norm.onnx", IMAGES)
     np.testing.assert_allclose(run_graph(tmp_path / "q.onnx", IMAGES), expected, atol=0.05)
 

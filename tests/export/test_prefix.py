@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 
 from edgeproof.export.base import ExportError
 from edgeproof.export.fp16 import convert_fp16
-from edgeproof.export.graph import load_graph, read_metadata
+from edgeproof.export.graph import read_metadata
 from edgeproof.export.int8 import quantize_int8
 from edgeproof.export.prefix import prepend_perturbation
+from edgeproof.onnx_files import load_model
 from tests.export.conftest import Toy
 from tests.export.runtime import run_graph
 from tests.export.toys import SHAPE, smooth_images
@@ -46,7 +47,7 @@ def test_logits_are_those_of_the_perturbed_images_bit_for_bit(
 
 def test_the_names_of_input_and_output_and_the_metadata_stay(resnet: Toy, tmp_path: Path) -> None:
     prepend_perturbation(resnet.graph, tmp_path / "prefixed.onnx", delta=DELTA)
-    model = load_graph(tmp_path / "prefixed.onnx")
+    model = load_model(tmp_path / "prefixed.onnx")
     assert [item.name for item in (*model.graph.input, *model.graph.output)] == ["images", "logits"]
     assert len(read_metadata(model)["perturbation_sha256"]) == 64
 

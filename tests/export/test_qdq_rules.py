@@ -8,9 +8,10 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from edgeproof.export.graph import Wiring, load_graph
+from edgeproof.export.graph import Wiring
 from edgeproof.export.int8 import quantize_int8
 from edgeproof.export.qdq_rules import quantized_operators, violations
+from edgeproof.onnx_files import load_model
 from tests.export.conftest import Toy
 from tests.export.toys import smooth_images
 
@@ -26,12 +27,12 @@ def passing(resnet: Toy, tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 def test_the_trt_recipe_breaks_no_rule(toy: Toy, tmp_path: Path) -> None:
     quantize_int8(toy.graph, tmp_path / "q.onnx", calibration=[smooth_images(16)])
-    assert violations(load_graph(tmp_path / "q.onnx")) == []
+    assert violations(load_model(tmp_path / "q.onnx")) == []
 
 
 def test_the_cpu_recipe_breaks_the_rules_on_types_zero_points_and_biases(toy: Toy, tmp_path: Path) -> None:
     quantize_int8(toy.graph, tmp_path / "q.onnx", calibration=[smooth_images(16)], recipe="cpu")
-    found = violations(load_graph(tmp_path / "q.onnx"))
+    found = violations(load_model(tmp_path / "q.onnx"))
     assert {"type", "zero-point"} <= {violation.rule for violation in found}
     assert {"uint8 instead of int8", "int32 instead of int8"} <= {violation.detail for violation in found}
 

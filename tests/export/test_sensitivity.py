@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from onnx import numpy_helper
 
-from edgeproof.export.graph import load_graph, save_graph
+from edgeproof.export.graph import save_graph
 from edgeproof.export.int8 import RecipeName, layers, quantize_int8
 from edgeproof.export.sensitivity import layer_noise
+from edgeproof.onnx_files import load_model
 from tests.export.conftest import Toy
 from tests.export.runtime import run_graph
 from tests.export.toys import smooth_images
@@ -35,7 +36,7 @@ def test_the_first_layer_that_is_damaged_is_the_first_that_is_noisy(toy: Toy, tm
     quantize_int8(toy.graph, path, calibration=[IMAGES])
     before = layer_noise(toy.graph, path, [IMAGES])
     damaged = layers(toy.graph)[1]
-    model = load_graph(path)
+    model = load_model(path)
     for tensor in model.graph.initializer:
         if tensor.name == f"{damaged}_weight_scale":
             tensor.CopyFrom(numpy_helper.from_array(3 * numpy_helper.to_array(tensor), tensor.name))

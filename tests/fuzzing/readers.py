@@ -28,11 +28,11 @@ from edgeproof.data.perturbation import load_perturbation
 from edgeproof.data.pickles import read_pickled_dict
 from edgeproof.data.poison import PoisonedImages, load_poison, save_poison
 from edgeproof.data.shard import parse_shard
-from edgeproof.engines.onnx_file import read_onnx
 from edgeproof.engines.specs import spec_path
 from edgeproof.evaluation.bundle import open_bundle, write_bundle
 from edgeproof.evaluation.costs import check_costs, read_costs
 from edgeproof.evaluation.gates import parse_gates
+from edgeproof.onnx_files import read_onnx
 from edgeproof.reports.content import read_eval_run
 from edgeproof.reports.diff import diff_runs
 from edgeproof.reports.html import render_html

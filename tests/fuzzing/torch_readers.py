@@ -80,8 +80,8 @@ def _inspect(path: Path) -> object:
 def _convert(path: Path) -> object:
     """Bring a graph of pixels from 0 to 255 to ours, as `export --from --range 255` does."""
     from edgeproof.deployment.build import as_model_error
-    from edgeproof.engines.onnx_file import read_onnx
     from edgeproof.export.standard import standardize_graph
+    from edgeproof.onnx_files import read_onnx
 
     read_onnx(path)
     with as_model_error():

@@ -11,9 +11,9 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
-from edgeproof.models.onnx_import.reading import read_model
 from edgeproof.models.onnx_import.table import OPERATORS
 from edgeproof.models.onnx_import.translation import translate
+from edgeproof.onnx_files import load_model
 
 ort = pytest.importorskip("onnxruntime")
 
@@ -89,7 +89,7 @@ def both(case: Case, tmp_path: Any) -> list[tuple[np.ndarray, np.ndarray]]:
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    model = read_model(path)
+    model = load_model(path, inline=True)
     results = []
     for output in session.get_outputs():
         module = translate(model, source="x", target=output.name)

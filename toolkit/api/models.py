@@ -108,6 +108,7 @@ def load(
     input_range: float | str | None = None,
     layout: Literal["nchw", "nhwc", "flat"] | None = None,
     input_shape: tuple[int, int, int] | None = None,
+    output: str | None = None,
     device: str = "cpu",
 ) -> Model | list[Model]:
     """Open a train run, a checkpoint, an ONNX file, an OpenVINO `.xml` or a TensorRT `.plan`; or the builds of an export run.
@@ -121,6 +122,7 @@ def load(
         input_range: What white is to the graph: 1 or 255 (default: 1).
         layout: Axes of the graph's input: "nchw" (default), "nhwc" or "flat".
         input_shape: (C, H, W), where the graph does not say.
+        output: Which output of an ONNX graph holds the scores of the classes, where there are several.
         device: "cpu" or "cuda": where it is opened to see what it is.
 
     Returns:
@@ -132,7 +134,7 @@ def load(
         UnavailableError: When the engine or the device is not there.
     """
     text = str(path.path) if isinstance(path, Run) else str(path)
-    given = {"mean": tuple(mean), "std": tuple(std), "input_range": input_range, "layout": layout}
+    given = {"mean": tuple(mean), "std": tuple(std), "input_range": input_range, "layout": layout, "output": output}
     options = {key: value for key, value in {**given, "input_shape": input_shape}.items() if value not in (None, ())}
     found = [
         _loaded(*(_standardized(spec, options) if options else (spec, None)), classes=classes, device=device)
@@ -367,9 +369,7 @@ def _standardized(spec: EngineSpec, options: dict[str, Any]) -> tuple[EngineSpec
     from edgeproof.deployment.build import build_graph
 
     if spec.path.suffix != ".onnx":
-        raise ConfigError(
-            f"{next(iter(options))} describes the input of an ONNX graph; {spec.path} has its own: leave it out"
-        )
+        raise ConfigError(f"{next(iter(options))} is for an ONNX graph; {spec.path} is none: leave it out")
     folder = Folder()
     config = build_config(BuildConfig, options={"source": str(spec.path), **options})
     build_graph(spec.path, config, folder.path)

@@ -35,7 +35,7 @@ def bench_attacks(config: BenchAttacksConfig, out: Run) -> BenchReport:
     """
     if config.threads:
         torch.set_num_threads(config.threads)
-    source = open_source(Path(config.model), device=config.device)
+    source = open_source(Path(config.model), device=config.device, output=config.output)
     data = load_splits(source.data(config.data)).test.head(config.limit, seed=config.seed)
     probe = torch.from_numpy(data.images[:8]).to(config.device)
     forms: dict[str, LogitsFn] = {mode: source.prepared(probe, mode=mode).follow for mode in config.gradients}

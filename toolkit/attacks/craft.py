@@ -57,7 +57,9 @@ def attack_sweep(configs: Sequence[AttackConfig], outs: Sequence[Run]) -> None:
         raise ConfigError("the attacks of a sweep differ in more than eps; run them one by one")
     spec, texts = find_attack(config.attack), (config.model, *(config.ensemble_builds or ()))
     queries = spec.access == "queries"
-    with open_sources(texts, queries=queries, device=config.device, batch_size=config.batch_size) as source:
+    with open_sources(
+        texts, queries=queries, device=config.device, batch_size=config.batch_size, output=config.output
+    ) as source:
         images_of = source.data(config.data)
         data = _clean_images(config, images_of)
         left = {out: each for each, out in zip(configs, outs, strict=True) if not out.done}
@@ -169,7 +171,7 @@ def _open_deployed(config: AttackConfig, data: LabelledImages) -> SourceModel | 
     """Open the second build of an attack on the difference of two, checked as the first one is."""
     if config.deployed is None:
         return None
-    deployed = open_source(Path(config.deployed), device=config.device)
+    deployed = open_source(Path(config.deployed), device=config.device, output=config.output)
     deployed.check_fits(data)
     deployed.self_check(data, batch_size=config.batch_size)
     return _prepared(deployed, data, config)

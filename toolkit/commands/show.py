@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from edgeproof.commands.printing import show_entries, show_weights
+from edgeproof.errors import one_line
 from edgeproof.plugins.registry import FOLDERS, entries
 
 LISTED = {kind if kind == "data" else "studies" if kind == "study" else f"{kind}s": kind for kind in FOLDERS}
@@ -17,9 +18,19 @@ LISTED = {kind if kind == "data" else "studies" if kind == "study" else f"{kind}
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 def inspect(path: Path, as_json: bool) -> None:
-    """Measure how weights are distributed, layer by layer: of a checkpoint, an ONNX file or a run folder that holds some."""
-    from edgeproof.evaluation.weights import inspect_weights
+    """Measure how weights are distributed, layer by layer: of a checkpoint, an ONNX file or a run folder that holds some.
 
+    Of an ONNX file it also says what it takes, gives and computes in, and which files belong to it.
+    """
+    from edgeproof.evaluation.weights import inspect_weights
+    from edgeproof.onnx_files import files_of, hash_model, read_onnx, size_of
+
+    if path.suffix == ".onnx":
+        about = read_onnx(path)
+        takes, gives = (", ".join(map(str, values)) for values in (about.inputs, about.outputs))
+        files = ", ".join(file.relative_to(path.parent).as_posix() for file in files_of(path))
+        said = f"takes {takes}; gives {gives}; opset {about.opset}, {about.precision}; {size_of(path)} bytes in {files}"
+        click.echo(one_line(f"{path} {said}; SHA-256 {hash_model(path)}"), err=True)
     show_weights(inspect_weights(path), as_json=as_json)
 
 

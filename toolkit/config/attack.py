@@ -15,6 +15,9 @@ class AttackConfig(Strict):
 
     attack: str = Field("pgd-linf", description="attack: a name that `list attacks` shows")
     model: str = Field(description="source model: a train run, or an ONNX file")
+    output: str | None = Field(
+        None, description="which output holds the scores of the classes, where a graph has several"
+    )
     deployed: str | None = Field(
         None, description="second build, an ONNX file or train run, for attacks on the difference (diva)"
     )

@@ -14,6 +14,9 @@ class BenchConfig(Strict):
     """`edgeproof bench engines`: how fast engines are at several batch sizes."""
 
     engines: tuple[str, ...] = Field((), description="[NAME=][BACKEND:]PATH each; a run folder gives all its graphs")
+    output: str | None = Field(
+        None, description="which output holds the scores of the classes, where a graph has several"
+    )
     batch_sizes: tuple[int, ...] = Field((1, 8, 32), description="images a call")
     rounds: int = Field(50, ge=3, description="timed calls of each engine at each batch size; engines take turns")
     warm_up: int = Field(3, ge=0, description="calls before them that do not count")
@@ -27,6 +30,9 @@ class BenchAttacksConfig(Strict):
     """`edgeproof bench attacks`: adversarial images a second."""
 
     model: str = Field(description="source model: a train run, or an ONNX file")
+    output: str | None = Field(
+        None, description="which output holds the scores of the classes, where a graph has several"
+    )
     attacks: tuple[str, ...] = Field(("fgsm", "pgd-linf", "apgd-ce"), description="names that `list attacks` shows")
     data: str | None = Field(None, description="data set (default: the one the source model was trained on)")
     eps: Number = Field(4 / 255, description="budget in [0, 1] pixel units; 4/255 is understood")

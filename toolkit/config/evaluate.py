@@ -18,6 +18,9 @@ class EvalConfig(Strict):
     data: str | None = Field(
         None, description="data set whose test images are the clean ones, where no attack run is given"
     )
+    output: str | None = Field(
+        None, description="which output holds the scores of the classes, where a graph has several"
+    )
     reference: str | None = Field(None, description="engine that the others are compared with (default: the first)")
     batch_size: int = Field(256, ge=1, description="images a call")
     threads: int | None = Field(None, ge=1, le=1024, description="engine threads (default: all cores)")

@@ -73,6 +73,9 @@ class BuildConfig(Strict):
     mean: tuple[float, ...] = Field((), description="subtracted from each channel, in the graph's range")
     std: tuple[float, ...] = Field((), description="each channel is then divided by it")
     input_shape: tuple[int, int, int] | None = Field(None, description="C,H,W, where the graph does not say")
+    output: str | None = Field(
+        None, description="which output holds the scores of the classes, where a graph has several"
+    )
     prefix: str | None = Field(
         None, description="attack run (or npz, npy) of a universal perturbation, put in front of each graph"
     )

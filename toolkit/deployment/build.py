@@ -1,4 +1,4 @@
-"""From an ONNX graph to what a device opens, on that device: needs neither torch nor, but for foreign graphs, onnx."""
+"""From an ONNX graph to what a device opens, on that device: needs no torch."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 from edgeproof.config import BuildConfig
 from edgeproof.data.perturbation import load_perturbation
-from edgeproof.engines.onnx_file import OnnxSummary, read_onnx
 from edgeproof.errors import ConfigError, ModelError, UnavailableError, one_line
+from edgeproof.onnx_files import read_onnx
 from edgeproof.runs import Run
 from edgeproof.system.optional import require
 from edgeproof.system.progress import progress
 
 if TYPE_CHECKING:
-    from edgeproof.export.standard import Layout
     from edgeproof.export.to_tensorrt import PlanSettings
 
 LOG = logging.getLogger(__name__)
 
 _TENSORRT_ONLY = ("batch_range", "workspace_mib", "optimization_level", "timing_cache", "locked")
-_CONVENTION = ("layout", "input_range", "mean", "std", "input_shape")
+_CONVENTION = ("layout", "input_range", "mean", "std", "input_shape", "output")
 _MIB = 1 << 20
 
 
@@ -53,7 +52,7 @@ def build_graphs(config: BuildConfig, out: Run) -> None:
 
 
 def build_tensorrt(graph: Path, plan: Path, *, settings: PlanSettings | None = None) -> dict[str, Any]:
-    """Build a TensorRT plan from a graph, on the GPU that will run it; needs neither torch nor onnx.
+    """Build a TensorRT plan from a graph, on the GPU that will run it; needs no torch.
 
     Returns:
         The description of the plan, which is also in a JSON file beside it.
@@ -70,7 +69,7 @@ def build_tensorrt(graph: Path, plan: Path, *, settings: PlanSettings | None = N
 
 
 def build_openvino(graph: Path, dst: Path) -> None:
-    """Write a graph as OpenVINO's `.xml` and `.bin`; needs neither torch nor onnx.
+    """Write a graph as OpenVINO's `.xml` and `.bin`; needs no torch.
 
     Raises:
         UnavailableError: When OpenVINO is not installed.
@@ -139,17 +138,18 @@ def _stem(graph: Path) -> str:
 def _standardize(graph: Path, dst: Path, config: BuildConfig) -> Path:
     from edgeproof.export.standard import standardize_graph
 
-    layout = config.layout or "nchw"
-    shape = config.input_shape or _image_shape(read_onnx(graph), graph, layout)
+    if config.input_range is None and read_onnx(graph).only_input(graph).dtype == "uint8":
+        raise ConfigError(f"{graph} takes uint8, in which 1 is nearly black; say what white is with --range 255")
     with as_model_error():
         standardize_graph(
             graph,
             dst,
-            input_shape=shape,
-            layout=layout,
+            input_shape=config.input_shape,
+            layout=config.layout,
             input_range=config.input_range or 1.0,
             mean=config.mean,
             std=config.std,
+            output=config.output,
         )
     return dst
 
@@ -167,19 +167,6 @@ def _prefix(graph: Path, dst: Path, config: BuildConfig) -> Path:
     with as_model_error():
         prepend_perturbation(graph, dst, delta=found[position])
     return dst
-
-
-def _image_shape(summary: OnnxSummary, path: Path, layout: Layout) -> tuple[int, int, int]:
-    """Read (C, H, W) off the graph's input.
-
-    Raises:
-        ConfigError: When it leaves one of them open.
-    """
-    given = summary.inputs[0].shape or ()
-    sizes = [size for size in given[1:] if isinstance(size, int) and size > 0]
-    if layout == "flat" or len(sizes) != 3:
-        raise ConfigError(f"{path} takes {given}, which does not say C, H and W; add --input-shape C,H,W")
-    return (sizes[2], sizes[0], sizes[1]) if layout == "nhwc" else (sizes[0], sizes[1], sizes[2])
 
 
 def _plan_settings(config: BuildConfig) -> PlanSettings:

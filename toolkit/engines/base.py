@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 
 from edgeproof.errors import ConfigError, DataError, ModelError, PluginError
+from edgeproof.onnx_files.summary import ONE_NUMBER, Signature
 from edgeproof.plugins.registry import Entry, entries, find
 from edgeproof.system.optional import require
 from edgeproof.system.out_of_memory import BatchSize, in_pieces
@@ -25,13 +27,13 @@ class EngineInfo:
 
     Attributes:
         backend: Registry name, for instance "onnxruntime".
-        precision: "fp32", "fp16", "bf16" or "int8": what the numbers are computed in (INT8 where Q/DQ nodes say so).
+        precision: "fp32", "fp16", "bf16", "int8", "mixed" and the like: what the numbers are computed in, as the graph says.
         device: "cpu" or "cuda:0".
         provider: The library's own name for what runs, for instance "CPUExecutionProvider".
         input_shape: (C, H, W).
         num_classes: K.
         max_batch: Largest batch of one call, or None for any.
-        sha256: Of the file that was opened.
+        sha256: Of the file that was opened, and of what belongs to it.
         versions: Library versions.
         note: One sentence on what the numbers do and do not show, or "".
         options: Threads, graph level and the like, as active.
@@ -61,12 +63,14 @@ class EngineOptions:
         optimize: Whether the runtime may optimise the graph.
         precision: Precision hint, for backends that choose one themselves (OpenVINO, PyTorch `.half()`).
         mode: "latency" answers one batch on all threads; "throughput" spreads it over several streams (OpenVINO).
+        output: Which output holds the scores of the classes, where a graph has several.
     """
 
     threads: int | None = None
     optimize: bool = True
     precision: str | None = None
     mode: str = "latency"
+    output: str | None = None
 
 
 class Engine(Protocol):
@@ -206,6 +210,8 @@ def reader_of(path: Path) -> Entry:
         ModelError: When none does.
     """
     readers = [entry for entry in entries("engine").values() if path.suffix in entry.options["suffixes"]]
+    if path.suffix == ".gz":
+        raise ModelError(f"{path} is compressed; unpack it with gunzip and name what comes out")
     if not readers:
         known = sorted({suffix for entry in entries("engine").values() for suffix in entry.options["suffixes"]})
         raise ModelError(
@@ -274,6 +280,33 @@ def refuse_device(device: str, *, known: tuple[str, ...], backend: str) -> None:
     kind = device.partition(":")[0]
     if kind not in known:
         raise ConfigError(f"{backend} knows the devices {', '.join(known)}, not {device!r}")
+
+
+def settle(signature: Signature, run: Callable[[Images], Logits], *, path: Path) -> Signature:
+    """Run a graph on black images, and return its signature with what the file leaves open.
+
+    That is the number of classes, and whether it takes several images a call: converters write graphs that say any batch
+    and hold a batch of 1 inside.
+
+    Raises:
+        ModelError: When it cannot be run, or gives one number an image.
+    """
+
+    def rows(batch: int) -> Logits:
+        return run(np.zeros((batch, *signature.input_shape), np.float32))
+
+    batch, logits = signature.batch, None
+    if batch is None:
+        with contextlib.suppress(ModelError):
+            logits = rows(2)
+    if logits is None or len(logits) != (batch or 2):
+        batch = batch or 1
+        logits = rows(batch)
+    if len(logits) != (batch or 2):
+        raise ModelError(f"{path} gives {logits.shape} for {batch or 2} images; expected a row for each")
+    if logits.shape[1] < 2:
+        raise ModelError(f"{path}: its output {signature.output!r} is {ONE_NUMBER}")
+    return replace(signature, num_classes=logits.shape[1], batch=batch)
 
 
 def check_input(info: EngineInfo, images: Images) -> None:

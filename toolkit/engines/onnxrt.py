@@ -24,11 +24,11 @@ from edgeproof.engines.base import (
     pad_batch,
     refuse_device,
     refuse_precision,
+    settle,
 )
-from edgeproof.engines.onnx_file import OnnxSummary, Signature, read_onnx
 from edgeproof.errors import ModelError, UnavailableError
+from edgeproof.onnx_files import GraphSummary, Signature, hash_model, read_onnx
 from edgeproof.plugins.registry import register
-from edgeproof.runs import sha256_file
 from edgeproof.system.environment import package_version, usable_cores
 from edgeproof.system.optional import require
 from edgeproof.types import Images, Logits
@@ -61,12 +61,12 @@ class OnnxRuntimeEngine(Closing):
 
     def __init__(self, path: Path, *, provider: str, device: str, options: EngineOptions) -> None:
         summary = read_onnx(path)
-        self._signature = summary.signature(path)
+        said = summary.signature(path, output=options.output)
         refuse_precision(options, active=summary.precision, backend="onnxruntime", path=path)
         self._session: Any = open_session(path, provider=provider, device=device, options=options)
         self._profiled = partial(open_session, path, provider=provider, device=device, options=options)
-        classes = self._signature.num_classes or _count_classes(self._session, self._signature, path)
-        self._info = _describe(path, summary, self._session, device=device, classes=classes, options=options)
+        self._signature = settle(said, partial(_run, self._session, said), path=path)
+        self._info = _describe(path, summary, self._signature, self._session, device=device)
 
     @property
     def info(self) -> EngineInfo:
@@ -196,15 +196,8 @@ def _run(session: Any, signature: Signature, batch: Images) -> Logits:
     return logits
 
 
-def _count_classes(session: Any, signature: Signature, path: Path) -> int:
-    probe = np.zeros((signature.batch or 1, *signature.input_shape), np.float32)
-    return int(_run(session, signature, probe).shape[1])
-
-
-def _describe(
-    path: Path, summary: OnnxSummary, session: Any, *, device: str, classes: int, options: EngineOptions
-) -> EngineInfo:
-    signature, providers = summary.signature(path), session.get_providers()
+def _describe(path: Path, summary: GraphSummary, signature: Signature, session: Any, *, device: str) -> EngineInfo:
+    providers = session.get_providers()
     number = device.partition(":")[2] or "0"
     notes = [_NOTES.get((providers[0], summary.precision), "")]
     if signature.batch:
@@ -215,15 +208,16 @@ def _describe(
         device="cpu" if providers[0] == CPU else f"cuda:{number}",
         provider=providers[0],
         input_shape=signature.input_shape,
-        num_classes=classes,
+        num_classes=signature.num_classes or 0,
         max_batch=signature.batch,
-        sha256=sha256_file(path),
+        sha256=hash_model(path),
         versions={"onnxruntime": package_version("onnxruntime") or package_version("onnxruntime-gpu") or "unknown"},
         note="; ".join(note for note in notes if note),
         options={
             "threads": session.get_session_options().intra_op_num_threads,
             "graph_optimization": session.get_session_options().graph_optimization_level.name,
             "providers": providers,
+            "output": signature.output,
             "provider_options": session.get_provider_options()[providers[0]],
         },
         classes=summary.classes,

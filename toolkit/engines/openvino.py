@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,12 @@ from edgeproof.engines.base import (
     check_input,
     pad_batch,
     refuse_device,
+    settle,
 )
-from edgeproof.engines.onnx_file import OnnxSummary, Signature, read_onnx
-from edgeproof.engines.openvino_ir import hash_ir, read_ir
+from edgeproof.engines.openvino_ir import read_ir
 from edgeproof.errors import ConfigError, ModelError, UnavailableError
+from edgeproof.onnx_files import GraphSummary, Signature, hash_model, read_onnx
 from edgeproof.plugins.registry import register
-from edgeproof.runs import sha256_file
 from edgeproof.system.environment import package_version, usable_cores
 from edgeproof.system.optional import require
 from edgeproof.types import Images, Logits
@@ -51,11 +52,11 @@ class OpenVinoEngine(Closing):
 
     def __init__(self, path: Path, *, options: EngineOptions) -> None:
         summary = read_ir(path) if path.suffix == ".xml" else read_onnx(path)
-        self._signature = summary.signature(path)
+        said = summary.signature(path, output=options.output)
         compiled = _compile(path, options=options)
         self._request: Any = compiled.create_infer_request()
-        classes = self._signature.num_classes or _count_classes(self._request, self._signature)
-        self._info = _describe(path, summary, compiled, classes=classes)
+        self._signature = settle(said, partial(_run, self._request, said), path=path)
+        self._info = _describe(path, summary, self._signature, compiled)
         self._queue: Any = _queue(compiled) if options.mode == "throughput" else None
 
     @property
@@ -158,13 +159,8 @@ def _run_spread(queue: Any, signature: Signature, batch: Images, *, classes: int
     return logits
 
 
-def _count_classes(request: Any, signature: Signature) -> int:
-    probe = np.zeros((signature.batch or 1, *signature.input_shape), np.float32)
-    return int(_run(request, signature, probe).shape[1])
-
-
-def _describe(path: Path, summary: OnnxSummary, compiled: Any, *, classes: int) -> EngineInfo:
-    signature, arithmetic = summary.signature(path), _arithmetic(compiled)
+def _describe(path: Path, summary: GraphSummary, signature: Signature, compiled: Any) -> EngineInfo:
+    arithmetic = _arithmetic(compiled)
     notes = []
     if summary.precision == "int8":
         notes.append(f"INT8 between Q/DQ nodes, the rest in {arithmetic.upper()}")
@@ -179,15 +175,16 @@ def _describe(path: Path, summary: OnnxSummary, compiled: Any, *, classes: int) 
         device="cpu",
         provider=str(compiled.get_property("EXECUTION_DEVICES")[0]),
         input_shape=signature.input_shape,
-        num_classes=classes,
+        num_classes=signature.num_classes or 0,
         max_batch=signature.batch,
-        sha256=hash_ir(path) if path.suffix == ".xml" else sha256_file(path),
+        sha256=hash_model(path),
         versions={"openvino": package_version("openvino") or "unknown"},
         note="; ".join(notes),
         options={
             "threads": int(compiled.get_property("INFERENCE_NUM_THREADS")),
             "inference_precision": arithmetic,
             "performance_hint": str(compiled.get_property("PERFORMANCE_HINT")),
+            "output": signature.output,
             "streams": int(compiled.get_property("NUM_STREAMS")),
         },
         classes=summary.classes,

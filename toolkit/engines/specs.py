@@ -10,6 +10,7 @@ from pathlib import Path
 
 from edgeproof.engines.base import Engine, EngineOptions, find_backend, open_engine, reader_of
 from edgeproof.errors import ConfigError, ModelError
+from edgeproof.onnx_files import files_of, size_of
 from edgeproof.plugins.registry import Entry, entries
 from edgeproof.runs import MANIFEST, Run
 
@@ -35,19 +36,26 @@ class EngineSpec:
     precision: str | None
     path: Path
 
-    def open(self, *, device: str = "cpu", threads: int | None = None, mode: str = "latency") -> Engine:
+    def open(
+        self,
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+        mode: str = "latency",
+        output: str | None = None,
+    ) -> Engine:
         """Open it.
 
         Raises:
             ToolkitError: As `open_engine` does.
         """
-        options = EngineOptions(threads=threads, precision=self.precision, mode=mode)
+        options = EngineOptions(threads=threads, precision=self.precision, mode=mode, output=output)
         return open_engine(self.path, backend=self.backend, device=device, options=options)
 
     @property
     def size(self) -> int:
-        """Return the bytes of the file, with the weights that OpenVINO keeps beside its graphs."""
-        return sum(file.stat().st_size for file in (self.path, *_beside(self.path)) if file.is_file())
+        """Return the bytes of the file, with the weights that lie beside it."""
+        return size_of(self.path)
 
 
 @dataclass(frozen=True)
@@ -120,7 +128,7 @@ def _expand(parts: _Parts) -> list[EngineSpec]:
 
 def _files(parts: _Parts) -> list[Path]:
     if parts.path.is_file():
-        return [_verified(parts.path)]
+        return [verified(parts.path)]
     if not parts.path.is_dir():
         raise ModelError(f"no model at {parts.path}; expected a file, a train run or an export run")
     run = Run.open(parts.path)
@@ -134,24 +142,24 @@ def _files(parts: _Parts) -> list[Path]:
             f"{run.path} has no model that can be opened ({', '.join(suffixes)}); it has: {', '.join(run.outputs())}; "
             "if an engine of your own opens it, name that by --plugin FILE.py"
         )
-    return [_verified(run.path / name) for name in sorted(names, key=_order)]
+    return [verified(run.path / name) for name in sorted(names, key=_order)]
 
 
-def _verified(path: Path) -> Path:
-    """Check the hashes of a file that stands in a finished run and of what belongs to it."""
+def verified(path: Path) -> Path:
+    """Check the hashes of a file that stands in a finished run and of what belongs to it, and return its path.
+
+    Raises:
+        RunError: When one has changed or is missing.
+    """
     if (path.parent / MANIFEST).is_file():
         run = Run.open(path.parent)
-        for file in (path, *_beside(path)):
-            if file.name in run.outputs():
-                run.file(file.name)
+        listed = set(run.outputs())
+        for name in {path.name, f"{path.name}.json"} & listed:
+            run.file(name)
+        for file in files_of(path):
+            if (name := file.relative_to(path.parent).as_posix()) in listed:
+                run.file(name)
     return path
-
-
-def _beside(path: Path) -> list[Path]:
-    """Return the files that are opened together with a model: the weights of OpenVINO's graphs, a plan's description."""
-    if path.suffix == ".xml":
-        return [path.with_suffix(".bin")]
-    return [path.with_name(f"{path.name}.json")] if path.suffix in (".plan", ".engine") else []
 
 
 def _order(name: str) -> tuple[int, str]:

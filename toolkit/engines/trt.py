@@ -17,6 +17,7 @@ import numpy as np
 from edgeproof.engines.base import Closing, Engine, EngineInfo, EngineOptions, check_input, pad_batch, refuse_device
 from edgeproof.engines.cuda_memory import CudaMemory, open_cuda_memory
 from edgeproof.errors import ConfigError, ModelError, UnavailableError
+from edgeproof.onnx_files.summary import ValueInfo, choose_output
 from edgeproof.plugins.registry import register
 from edgeproof.runs import sha256_file
 from edgeproof.types import Images, Logits
@@ -60,7 +61,7 @@ class TensorRtEngine(Closing):
             raise ModelError(
                 f"TensorRT {trt.__version__} cannot open {path}: {self._log.said()}; build the plan again here"
             )
-        self._tensors = _read_tensors(path, engine)
+        self._tensors = _read_tensors(path, engine, output=options.output)
         self._engine: trt.ICudaEngine | None = engine
         self._context: trt.IExecutionContext | None = engine.create_execution_context()
         self._info = _describe(path, about, self._tensors, memory=memory, device=device)
@@ -174,7 +175,7 @@ def _recorder() -> Any:
     return Recorder()
 
 
-def _read_tensors(path: Path, engine: trt.ICudaEngine) -> _Tensors:
+def _read_tensors(path: Path, engine: trt.ICudaEngine, *, output: str | None) -> _Tensors:
     """Read the plan's input and output; refuse anything but float32 NCHW images to (N, K) logits."""
     import tensorrt as trt
 
@@ -185,7 +186,10 @@ def _read_tensors(path: Path, engine: trt.ICudaEngine) -> _Tensors:
         raise ModelError(
             f"{path} has the inputs {inputs} and outputs {outputs}; expected one input, images (N, C, H, W)"
         )
-    given, result = inputs[0], "logits" if "logits" in outputs else outputs[0]
+    given, known = inputs[0], {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
+    found = {name: (engine.get_tensor_dtype(name).name, _sizes(engine.get_tensor_shape(name))) for name in outputs}
+    values = [ValueInfo(name, known.get(kind, kind.lower()), tuple(sizes)) for name, (kind, sizes) in found.items()]
+    result = choose_output(values, output, where=str(path)).name
     shape, sizes = _sizes(engine.get_tensor_shape(given)), _sizes(engine.get_tensor_shape(result))
     kinds = engine.get_tensor_dtype(given), engine.get_tensor_dtype(result)
     if len(shape) != 4 or len(sizes) != 2 or kinds != (trt.DataType.FLOAT, trt.DataType.FLOAT):
@@ -224,6 +228,7 @@ def _describe(
             "compute_capability": memory.compute_capability,
             "batch": [tensors.min_batch, tensors.max_batch],
             "buffers": type(memory).__name__,
+            "output": tensors.output,
             "source_sha256": about.get("source_sha256"),
         },
         classes=tuple(json.loads(metadata["classes"])) if "classes" in metadata else (),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,8 @@ from edgeproof.evaluation.metrics import agreement, predictions
 from edgeproof.runs import Run, write_text
 from edgeproof.system.progress import progress
 from edgeproof.types import Images
+
+LOG = logging.getLogger(__name__)
 
 
 def bench_engines(config: BenchConfig, out: Run) -> BenchReport:
@@ -42,6 +45,13 @@ def bench_engines(config: BenchConfig, out: Run) -> BenchReport:
         )
     with ExitStack() as stack:
         engines = {spec.name: stack.enter_context(_open(spec, config)) for spec in specs}
+        largest = {name: engine.info.max_batch or max(config.batch_sizes) for name, engine in engines.items()}
+        if min(config.batch_sizes) > max(largest.values()):
+            name = max(largest, key=lambda name: largest[name])
+            raise ConfigError(
+                f"no engine takes {min(config.batch_sizes)} images a call: {name} takes at most {largest[name]}; "
+                f"add --batch-size {largest[name]}"
+            )
         images = _images(engines, max(config.batch_sizes))
         cases = _time(engines, images, config)
         settings = _settings(engines, config)
@@ -61,7 +71,7 @@ def peak_memory(spec: EngineSpec, images: Images, config: BenchConfig) -> dict[s
 
 
 def _open(spec: EngineSpec, config: BenchConfig) -> Engine:
-    return spec.open(device=config.device, threads=config.threads, mode=config.mode)
+    return spec.open(device=config.device, threads=config.threads, mode=config.mode, output=config.output)
 
 
 def _peak_of_this_process(spec: EngineSpec, images: Images, config: BenchConfig) -> int:
@@ -88,6 +98,13 @@ def _time(engines: Mapping[str, Engine], images: Images, config: BenchConfig) ->
     with progress("bench", len(config.batch_sizes)) as advance:
         for size in config.batch_sizes:
             fit = {name: engine for name, engine in engines.items() if size <= (engine.info.max_batch or size)}
+            for name in engines.keys() - fit.keys():
+                LOG.warning(
+                    f"edgeproof: {name} takes at most {engines[name].info.max_batch} images a call; not timed at {size}"
+                )
+            if not fit:
+                advance(note=f"batch {size}")
+                continue
             quality = _agreement(fit, images[:size])
             sides = {name: partial(engine.predict, images[:size]) for name, engine in fit.items()}
             samples = take_turns(sides, rounds=config.rounds, warm_up=config.warm_up)

@@ -96,7 +96,10 @@ def evaluate(config: EvalConfig, out: Run) -> Results:
     check_limits(config, [spec.name for spec in specs])
     inputs = load_inputs(config.sets, data=config.data)
     with ExitStack() as stack:
-        opened = [stack.enter_context(spec.open(device=config.device, threads=config.threads)) for spec in specs]
+        opened = [
+            stack.enter_context(spec.open(device=config.device, threads=config.threads, output=config.output))
+            for spec in specs
+        ]
         candidates = [
             Candidate(spec.name, engine, str(spec.path), spec.size) for spec, engine in zip(specs, opened, strict=True)
         ]

@@ -16,6 +16,7 @@ import numpy as np
 
 from edgeproof.config import Strict
 from edgeproof.errors import ModelError, first_line
+from edgeproof.onnx_files import load_model, tensor_array
 from edgeproof.runs import Run
 from edgeproof.system.optional import require
 from edgeproof.types import Array
@@ -176,10 +177,10 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def _read_onnx(path: Path) -> dict[str, Array]:
-    from edgeproof.models.onnx_import.reading import read_model
-
-    graph = read_model(path).graph
+    graph = load_model(path, inline=True).graph
     stored = {tensor.name: tensor for tensor in graph.initializer}
+    constants = (node for node in graph.node if node.op_type == "Constant" and node.output)
+    stored |= {node.output[0]: part.t for node in constants for part in node.attribute if part.name == "value"}
     makers = {name: node for node in graph.node for name in node.output}
     known: dict[str, Array | None] = {}
     found: dict[str, Array] = {}
@@ -201,8 +202,6 @@ def _constant(
 
     `known` holds what has been found; a value in the making is None there, so that a ring of nodes ends.
     """
-    from edgeproof.models.onnx_import.reading import tensor_array
-
     if name in known:
         return known[name]
     known[name] = None

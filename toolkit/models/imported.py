@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,10 @@ from torch import Tensor, nn
 
 from edgeproof.errors import ModelError
 from edgeproof.models.onnx_import.graph import OnnxGraph
-from edgeproof.models.onnx_import.images import GraphInput, Layout, Shape, describe_input
-from edgeproof.models.onnx_import.reading import ordered_nodes, read_model
+from edgeproof.models.onnx_import.images import GraphInput, describe_input
 from edgeproof.models.onnx_import.translation import translate
+from edgeproof.onnx_files.loading import all_nodes, load_model
+from edgeproof.onnx_files.summary import ONE_NUMBER, Layout, Shape, choose_output, summarize
 from edgeproof.system.untrusted import is_text
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ class ImportedClassifier(nn.Module):
         input_shape: (C, H, W).
         classes: The name of each class: as the file says, else its number.
         num_classes: K.
+        output: Name of the output that holds the scores of the classes.
         probabilities: Whether the graph ends in a softmax. `forward` leaves it out, since gradients through it vanish.
     """
 
@@ -51,6 +54,7 @@ class ImportedClassifier(nn.Module):
         name: str,
         input_shape: Shape,
         classes: Sequence[str],
+        output: str,
         probabilities: bool,
     ) -> None:
         super().__init__()
@@ -60,6 +64,7 @@ class ImportedClassifier(nn.Module):
         self.input_shape = input_shape
         self.classes = tuple(classes)
         self.num_classes = len(self.classes)
+        self.output = output
         self.probabilities = probabilities
 
     def forward(self, x: Tensor) -> Tensor:
@@ -94,21 +99,23 @@ class ImportedClassifier(nn.Module):
 def import_onnx(
     path: Path,
     *,
-    layout: Layout = "nchw",
+    layout: Layout | None = None,
     input_range: float = 1.0,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     input_shape: Shape | None = None,
+    output: str | None = None,
 ) -> ImportedClassifier:
     """Turn an ONNX classifier into a differentiable module, in eval mode, whose weights take no gradients.
 
     Args:
         path: The file; tensors outside it must lie in its folder.
-        layout: How the graph's input is laid out.
+        layout: How the graph's input is laid out, where it does not show.
         input_range: What 1.0 is to the graph: 1, or 255.
         mean: What the graph's user subtracts from each channel, after the scaling to `input_range`; None for nothing.
         std: What each channel is then divided by; None for nothing.
         input_shape: (C, H, W), where the graph leaves it open: flat inputs, free sizes.
+        output: Which output holds the scores of the classes, where there are several.
 
     Returns:
         Logits in float32. FP16 graphs are computed in float32 with their rounded weights, as ONNX Runtime's CPU provider
@@ -118,16 +125,19 @@ def import_onnx(
         ModelError: When the file cannot be read, is no classifier of images, or holds what is not covered; an operator is
             named.
     """
+    model = load_model(path, inline=True)
+    summary = summarize(model, path)  # refuses a ring of nodes before anything follows one
+    source, target = summary.only_input(path).name, choose_output(summary.outputs, output, where=str(path)).name
+    about, shape = describe_input(
+        summary, path, layout=layout, input_range=input_range, mean=mean, std=std, input_shape=input_shape
+    )
+    if any(node.op_type == "DynamicQuantizeLinear" for node in all_nodes(model.graph)):
+        about = replace(about, batch=about.batch or 1)
     try:
-        model = read_model(path)
-        source, about, shape = describe_input(
-            model.graph, layout=layout, input_range=input_range, mean=mean, std=std, input_shape=input_shape
-        )
-        target = _only_output(model.graph)
-        ordered_nodes(model.graph, target)  # refuses a ring of nodes before anything follows one
         logits = _before_softmax(model.graph, target)
         graph = translate(model, source=source, target=logits)
-        classes = _class_names(model, count=_count_classes(graph, about, shape))
+        about, count = _count_classes(graph, about, shape)
+        classes = _class_names(model, count=count)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
     return ImportedClassifier(
@@ -136,17 +146,9 @@ def import_onnx(
         name=path.name,
         input_shape=shape,
         classes=classes,
+        output=target,
         probabilities=logits != target,
     ).eval()
-
-
-def _only_output(graph: GraphProto) -> str:
-    names = [str(value.name) for value in graph.output]
-    if len(names) != 1:
-        raise ModelError(
-            f"the graph has {len(names)} outputs ({', '.join(names)}); expected one, the logits: export it with that one only"
-        )
-    return names[0]
 
 
 def _before_softmax(graph: GraphProto, target: str) -> str:
@@ -161,19 +163,32 @@ def _before_softmax(graph: GraphProto, target: str) -> str:
     return last.input[0] if axis in (None, -1, 1) else target
 
 
-def _count_classes(graph: nn.Module, about: GraphInput, shape: Shape) -> int:
-    """Run the graph on random images, so that a misfit is told here and not in the middle of an attack."""
+def _count_classes(graph: nn.Module, about: GraphInput, shape: Shape) -> tuple[GraphInput, int]:
+    """Run the graph on random images, so that a misfit shows here and not in the middle of an attack.
+
+    Returns:
+        The description of the input, with a batch of 1 where the graph takes no other though it says so, and K.
+    """
     images = torch.rand(about.batch or 2, *shape, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        logits = graph(about.prepare(images))
-    rows = tuple(logits.shape)
-    if len(rows) < 2 or rows[0] != len(images) or math.prod(rows[2:]) != 1 or rows[1] < 2:
+    try:
+        with torch.no_grad():
+            logits = graph(about.prepare(images))
+        rows = tuple(logits.shape)
+    except ModelError:
+        if about.batch is not None:
+            raise
+        rows = ()
+    if about.batch is None and rows[:1] != (2,):
+        return _count_classes(graph, replace(about, batch=1), shape)
+    if len(rows) < 2 or rows[0] != len(images) or math.prod(rows[2:]) != 1:
         raise ModelError(f"it gives {rows} for {len(images)} images; expected logits (N, K), K at least 2")
+    if rows[1] < 2:
+        raise ModelError(f"it gives {ONE_NUMBER}")
     if not bool(torch.isfinite(logits).all()):
         raise ModelError(
             "it gives NaN or infinite logits for images of random pixels; is input_range or mean and std right?"
         )
-    return int(rows[1])
+    return about, int(rows[1])
 
 
 def _class_names(model: ModelProto, *, count: int) -> tuple[str, ...]:

@@ -1,10 +1,9 @@
-"""Files of a run folder: written atomically, known by their hash."""
+"""Files of a run folder: written atomically."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import secrets
@@ -13,15 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from edgeproof.errors import RunError
-
-
-def sha256_file(path: Path) -> str:
-    """Return the hexadecimal SHA-256 of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 @contextlib.contextmanager

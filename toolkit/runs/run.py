@@ -19,14 +19,17 @@ from typing import IO, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from edgeproof.errors import RunError, first_line
+from edgeproof.errors import ModelError, RunError, first_line
+from edgeproof.onnx_files import hash_model
+from edgeproof.onnx_files.loading import if_packed
 from edgeproof.plugins.used import used_code
-from edgeproof.runs.files import sha256_file, sync, write_json, write_text
+from edgeproof.runs.files import sync, write_json, write_text
 from edgeproof.runs.fresh import ASIDE, IDENTITY, LOCK, MANIFEST, REPLACED, bring_back, remove, set_aside
 from edgeproof.runs.lock import take_lock
 from edgeproof.runs.manifest import SCHEMA_VERSION, FileRecord, InputRecord, Manifest
 from edgeproof.system.distributed import world_size
 from edgeproof.system.environment import describe_environment
+from edgeproof.system.files import sha256_file
 from edgeproof.system.links import refuse_links
 from edgeproof.system.untrusted import first_problem
 
@@ -122,8 +125,8 @@ class Run:
             kind: The stage, for instance "train".
             name: What a person recognises it by, for instance "digits-small-cnn".
             config: The resolved configuration, JSON-serialisable.
-            inputs: Role to path; a run folder counts by the hash of its manifest. The user's own code that the run uses is
-                found by the configuration, and counts by the hash of its source.
+            inputs: Role to path; a run folder counts by the hash of its manifest, a model by all its files. The user's own
+                code that the run uses is found by the configuration, and counts by the hash of its source.
             seed: The seed of the stage, repeated in the manifest.
             root: Where run folders live (default: EDGEPROOF_RUNS, else `runs`).
             out: The folder itself, instead of one under `root`.
@@ -346,5 +349,8 @@ def _refuse_own_input(folder: Path, inputs: Mapping[str, Path]) -> None:
 def _input_record(role: str, path: Path) -> InputRecord:
     file = path / MANIFEST if path.is_dir() else path
     if not file.is_file():
-        raise RunError(f"{role}: no finished run and no file at {path}")
-    return InputRecord(role=role, path=str(path), sha256=sha256_file(file))
+        raise RunError(f"{role}: no finished run and no file at {path}{if_packed(path)}")
+    try:
+        return InputRecord(role=role, path=str(path), sha256=hash_model(file))
+    except ModelError:  # the stage says what is wrong, of one graph among many without stopping
+        return InputRecord(role=role, path=str(path), sha256=sha256_file(file))

@@ -60,8 +60,12 @@ class QueriedEngine(SourceModel):
 
 
 @contextmanager
-def open_engine_source(text: str, *, device: str, batch_size: int) -> Iterator[QueriedEngine]:
+def open_engine_source(
+    text: str, *, device: str, batch_size: int, output: str | None = None
+) -> Iterator[QueriedEngine]:
     """Open an engine, `[BACKEND:]PATH`, for an attack that asks it directly: no import, no gradients.
+
+    Of several outputs the one called `output` holds the scores of the classes.
 
     Raises:
         ConfigError: When the text stands for several graphs.
@@ -71,7 +75,7 @@ def open_engine_source(text: str, *, device: str, batch_size: int) -> Iterator[Q
     if len(specs) > 1:
         raise ConfigError(f"{text} stands for {len(specs)} graphs; name the one to attack, such as {specs[0].path}")
     _, name, trained_on, _ = exported(specs[0].path)
-    with specs[0].open(device=device) as engine:
+    with specs[0].open(device=device, output=output) as engine:
         info = engine.info
         yield QueriedEngine(
             Queries(engine, batch_size=batch_size),

@@ -18,12 +18,14 @@ from edgeproof.config import DataConfig
 from edgeproof.data.base import LabelledImages
 from edgeproof.data.origin import data_of
 from edgeproof.engines.base import EngineOptions, open_engine, predict_all
+from edgeproof.engines.specs import verified
 from edgeproof.errors import ModelError
 from edgeproof.evaluation.metrics import predictions
 from edgeproof.evaluation.parity import max_abs_diff
 from edgeproof.models.base import torch_device
 from edgeproof.models.imported import import_onnx
-from edgeproof.runs import MANIFEST, Run, sha256_file
+from edgeproof.onnx_files import hash_model
+from edgeproof.runs import MANIFEST, Run
 from edgeproof.source_model.base import SourceModel
 from edgeproof.types import Images, Logits
 
@@ -94,12 +96,13 @@ class Graph(SourceModel):
     def _engine_logits(self, images: Images, *, batch_size: int, optimize: bool = True) -> tuple[Logits, str]:
         """Return ONNX Runtime's logits and the graph's precision; images go one by one where they would change each other."""
         batch_size = 1 if self.network.graph_input.batch == 1 else batch_size
-        with open_engine(self.path, backend="onnxruntime", options=EngineOptions(optimize=optimize)) as engine:
+        options = EngineOptions(optimize=optimize, output=self.network.output)
+        with open_engine(self.path, backend="onnxruntime", options=options) as engine:
             return predict_all(engine, images, batch_size=batch_size), engine.info.precision
 
 
-def open_graph(path: Path, *, device: str) -> Graph:
-    """Open an ONNX file.
+def open_graph(path: Path, *, device: str, output: str | None = None) -> Graph:
+    """Open an ONNX file, of several outputs the one of that name.
 
     Raises:
         RunError: For a file of a run whose hash has changed.
@@ -109,14 +112,14 @@ def open_graph(path: Path, *, device: str) -> Graph:
     if path.suffix != ".onnx":
         raise ModelError(f"{path} cannot be attacked; expected a train run or an ONNX file")
     path, name, trained_on, checkpoint = exported(path)
-    model = import_onnx(path).to(torch_device(device))
+    model = import_onnx(path, output=output).to(torch_device(device))
     return Graph(
         network=model,
         name=name,
         input_shape=model.input_shape,
         num_classes=model.num_classes,
         device=device,
-        sha256=(sha256_file(path),),
+        sha256=(hash_model(path),),
         trained_on=trained_on,
         checkpoint=checkpoint,
         path=path,
@@ -130,7 +133,7 @@ def exported(path: Path) -> tuple[Path, str, DataConfig | None, Path | None]:
     run = Run.open(path.parent, kind="export")
     checkpoint = Path(run.config["model"]) if run.config.get("model") else None
     trained_on = data_of(Run.open(checkpoint, kind="train")) if checkpoint else None
-    return run.file(path.name), f"{run.path.name}/{path.name}", trained_on, checkpoint
+    return verified(run.file(path.name)), f"{run.path.name}/{path.name}", trained_on, checkpoint
 
 
 def _flips(real: Logits, other: Logits) -> int:

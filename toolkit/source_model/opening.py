@@ -13,19 +13,26 @@ from edgeproof.source_model.ensemble import combine
 from edgeproof.source_model.graph import open_graph
 
 
-def open_source(path: Path, *, device: str) -> SourceModel:
+def open_source(path: Path, *, device: str, output: str | None = None) -> SourceModel:
     """Open a train run or an ONNX file, with gradients.
+
+    Args:
+        path: The run or the file.
+        device: Where it computes.
+        output: Which output of a graph holds the scores of the classes, where there are several.
 
     Raises:
         RunError: For an unfinished run, or a file whose hash has changed.
         ModelError: For a file that cannot be imported.
         UnavailableError: When the device is not there.
     """
-    return open_graph(path, device=device) if path.is_file() else open_checkpoint(path, device=device)
+    return open_graph(path, device=device, output=output) if path.is_file() else open_checkpoint(path, device=device)
 
 
 @contextmanager
-def open_sources(texts: Sequence[str], *, queries: bool, device: str, batch_size: int) -> Iterator[SourceModel]:
+def open_sources(
+    texts: Sequence[str], *, queries: bool, device: str, batch_size: int, output: str | None = None
+) -> Iterator[SourceModel]:
     """Open one source or several as one.
 
     Args:
@@ -33,6 +40,7 @@ def open_sources(texts: Sequence[str], *, queries: bool, device: str, batch_size
         queries: Whether the attack only asks: then what runs is opened itself, unless it is a train run.
         device: Where it computes.
         batch_size: Images of a query.
+        output: As `open_source`.
 
     Raises:
         ToolkitError: As opening each of them raises.
@@ -40,9 +48,9 @@ def open_sources(texts: Sequence[str], *, queries: bool, device: str, batch_size
     with ExitStack() as opened:
         yield combine(
             [
-                opened.enter_context(open_engine_source(text, device=device, batch_size=batch_size))
+                opened.enter_context(open_engine_source(text, device=device, batch_size=batch_size, output=output))
                 if queries and not Path(text).is_dir()
-                else open_source(Path(text), device=device)
+                else open_source(Path(text), device=device, output=output)
                 for text in texts
             ]
         )

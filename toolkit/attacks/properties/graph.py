@@ -14,11 +14,10 @@ from torch import Tensor, nn
 
 from edgeproof.attacks.properties.regions import Vector
 from edgeproof.engines.base import EngineOptions
-from edgeproof.engines.onnx_file import read_onnx
 from edgeproof.engines.onnxrt import CPU, open_session
 from edgeproof.errors import ModelError
-from edgeproof.models.onnx_import.reading import read_model
 from edgeproof.models.onnx_import.translation import translate
+from edgeproof.onnx_files import load_model, read_onnx
 from edgeproof.system.optional import require
 
 _ROUNDING = 1e-3  # as a share of the largest output; inputs in one call may differ by it from each alone
@@ -127,7 +126,7 @@ def _takes_batches(
 
 def _with_twin(graph: Graph, path: Path, output: str, probes: NDArray[np.float32], expected: Vector) -> Graph:
     try:
-        twin = translate(read_model(path), source=graph.input, target=output).requires_grad_(False)
+        twin = translate(load_model(path, inline=True), source=graph.input, target=output).requires_grad_(False)
         seen = Graph(graph.session, graph.input, graph.shape, graph.batched, twin)
         found = seen(torch.from_numpy(probes)).double().numpy()
     except (ModelError, RuntimeError) as error:

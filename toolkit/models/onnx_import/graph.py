@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from edgeproof.errors import ModelError
+from edgeproof.errors import ModelError, first_line
 
 #: What a function may raise on shapes or attributes that it cannot take.
 FAILURES = (
@@ -111,11 +111,6 @@ class OnnxGraph(nn.Module):
         if isinstance(value, Value):
             return values[value.name]
         return self._buffers[value.key] if isinstance(value, Weight) else value
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's text, or its type where it has none."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _with_lifetimes(steps: list[Step], *, keep: str) -> list[Step]:

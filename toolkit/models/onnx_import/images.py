@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,15 +15,10 @@ from edgeproof.errors import ModelError
 from edgeproof.models.base import check_normalization
 from edgeproof.models.onnx_import.elementwise import substitute
 from edgeproof.models.onnx_import.shapes import MAX_ELEMENTS
+from edgeproof.onnx_files.summary import GraphSummary, Layout, Shape
 from edgeproof.types import Array, Images
 
-if TYPE_CHECKING:
-    from onnx import GraphProto, ValueInfoProto
-
-Layout = Literal["nchw", "nhwc", "flat"]
-Shape = tuple[int, int, int]
-
-_DTYPES = {1: "float32", 2: "uint8", 10: "float16"}  # by their number in ONNX
+_DTYPES = ("float32", "uint8", "float16")
 
 
 @dataclass(frozen=True)
@@ -66,67 +61,33 @@ class GraphInput:
 
 
 def describe_input(
-    graph: GraphProto,
+    summary: GraphSummary,
+    path: Path,
     *,
-    layout: Layout,
+    layout: Layout | None,
     input_range: float,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
     input_shape: Shape | None,
-) -> tuple[str, GraphInput, Shape]:
-    """Return the name of the graph's input, its description and the images' (C, H, W).
+) -> tuple[GraphInput, Shape]:
+    """Return the description of the graph's input and the images' (C, H, W).
 
     Raises:
         ModelError: When the graph does not take images, or not as they are described.
     """
-    value = _only_input(graph)
-    kind = value.type.tensor_type
-    dtype = _DTYPES.get(kind.elem_type)
-    if dtype is None:
-        raise ModelError(
-            f"its input {value.name!r} has ONNX's element type {kind.elem_type}; expected {', '.join(_DTYPES.values())}"
-        )
-    dims = [max(dim.dim_value, 0) for dim in kind.shape.dim]  # 0 where it is free
-    shape = _image_shape(dims, layout=layout, input_shape=input_shape)
-    batch = (dims[0] or None) if dims else None
-    if any(node.op_type == "DynamicQuantizeLinear" for node in graph.node):
-        batch = batch or 1
-    if min(shape) < 1 or math.prod(shape) * (batch or 1) > MAX_ELEMENTS:
-        raise ModelError(f"its input is {_written(dims)}; images of shape {shape} cannot be meant")
-    means, stds = _normalization(mean, std, channels=shape[0])
-    return value.name, GraphInput(layout, input_range, means, stds, dtype, batch), shape
-
-
-def _only_input(graph: GraphProto) -> ValueInfoProto:
-    stored = {tensor.name for tensor in graph.initializer}  # which old files list among the inputs
-    inputs = [value for value in graph.input if value.name not in stored]
-    if len(inputs) != 1:
-        names = ", ".join(value.name for value in inputs) or "none"
-        raise ModelError(f"the graph has {len(inputs)} inputs ({names}); expected one, the images")
-    value: ValueInfoProto = inputs[0]
-    return value
-
-
-def _image_shape(dims: Sequence[int], *, layout: Layout, input_shape: Shape | None) -> Shape:
-    rank = 2 if layout == "flat" else 4
-    takes = f"its input is {_written(dims)}, layout {layout!r}"
-    if dims and len(dims) != rank:
-        raise ModelError(f"{takes}; expected {rank} axes; choose another layout")
-    own = tuple(dims[1:])
-    if layout == "nhwc" and own:
-        own = (own[2], own[0], own[1])
-    if input_shape is None:
-        if len(own) != 3 or not all(own):
-            raise ModelError(f"{takes}, which leaves the images' size open; give input_shape (C, H, W)")
-        return own[0], own[1], own[2]
-    sizes = input_shape if layout != "flat" else (math.prod(input_shape),)
-    if any(n and n != m for n, m in zip(own, sizes, strict=bool(own))):
-        raise ModelError(f"{takes}; images of shape {input_shape} do not fit")
-    return input_shape
-
-
-def _written(dims: Sequence[int]) -> str:
-    return "(" + ", ".join(str(n or "?") for n in dims) + ")"
+    value = summary.only_input(path)
+    if value.dtype not in _DTYPES:
+        raise ModelError(f"{path} takes {value}; expected {', '.join(_DTYPES)}")
+    shape = summary.image_shape(path, layout=layout, input_shape=input_shape)
+    batch = (value.shape or ("?",))[0]
+    if math.prod(shape) * (batch if isinstance(batch, int) else 1) > MAX_ELEMENTS:
+        raise ModelError(f"{path} takes {value}; images of shape {shape} cannot be meant")
+    try:
+        means, stds = _normalization(mean, std, channels=shape[0])
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+    fixed = batch if isinstance(batch, int) else None
+    return GraphInput(layout or "nchw", input_range, means, stds, value.dtype, fixed), shape
 
 
 def _normalization(

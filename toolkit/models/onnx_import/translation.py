@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgeproof.errors import ModelError
+from edgeproof.errors import ModelError, first_line
 from edgeproof.models.onnx_import import elementwise, layers, quantized, shapes, windows
-from edgeproof.models.onnx_import.graph import FAILURES, OnnxGraph, Step, Value, Weight, first_line
-from edgeproof.models.onnx_import.reading import describe, opset_of, ordered_nodes, tensor_array
+from edgeproof.models.onnx_import.graph import FAILURES, OnnxGraph, Step, Value, Weight
 from edgeproof.models.onnx_import.table import OPERATORS, Operator
+from edgeproof.onnx_files.loading import describe, opset_of, ordered_nodes, tensor_array
 
 if TYPE_CHECKING:
     from onnx import AttributeProto, ModelProto, NodeProto, TensorProto
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 #: The modules that fill the table of operators.
 FAMILIES = (elementwise, layers, quantized, shapes, windows)
 
+#: Operator sets whose operators are covered as they stand.
+OPSETS = range(11, 25)
 _DOMAINS = ("", "ai.onnx")
 
 
@@ -28,15 +30,19 @@ def translate(model: ModelProto, *, source: str, target: str) -> OnnxGraph:
     """Build the torch form of a graph.
 
     Args:
-        model: Read by `read_model`.
+        model: Read by `load_model`, its functions inlined.
         source: Name of the graph's input.
         target: Name of the output that is wanted; nodes that it does not need are left out.
 
     Raises:
         ModelError: For an operator, an attribute or a type that is not covered, and for a graph that is not one.
     """
+    if opset_of(model) not in OPSETS:
+        raise ModelError(
+            f"it has opset {opset_of(model)}; expected {OPSETS[0]} to {OPSETS[-1]}; export it again with opset_version=20"
+        )
     builder = _Builder(model, source)
-    for node in ordered_nodes(model.graph, target):
+    for node in ordered_nodes(model.graph, [target]):
         try:
             builder.add(node)
         except FAILURES as error:
