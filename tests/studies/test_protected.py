@@ -25,8 +25,8 @@ from edgeproof.studies.protected.findings import (
     confusion_columns,
     gain,
     protected_class,
+    read_indicators,
     read_scores,
-    read_signs,
     verdicts,
 )
 from edgeproof.studies.protected.measure import choose_images
@@ -328,7 +328,7 @@ def test_scores_are_read_from_an_eval_run_with_its_own_images_transferred_once(
     rows = list(read_scores(Run.open(out.path), about, columns=("clean", "pgd", "transfer"), cost=10))
     assert [row["set"] for row in rows] == ["clean", "pgd"]
     assert (protected_class(rows[0]), rows[0]["expected_cost"]) == (75, pytest.approx(10 * 0.25 / 3))
-    assert list(read_signs(Run.open(out.path), about)) == [{**about, "sign": "eps-sweep"}]
+    assert list(read_indicators(Run.open(out.path), about)) == [{**about, "indicator": "eps-sweep"}]
 
 
 def test_signal_to_noise_of_int8_weights_is_in_decibels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,10 +352,13 @@ def test_signal_to_noise_of_int8_weights_is_in_decibels(tmp_path: Path, monkeypa
 
 def test_an_attack_that_should_not_be_stronger_than_pgd_is_an_indicator() -> None:
     healthy = [score("a", wrong=8), score("a", wrong=4, column="fgsm"), score("a", wrong=0, column="square")]
-    assert list(report.masking_signs(healthy, [], "a")) == []
+    assert list(report.masking_indicators(healthy, [], "a")) == []
     odd = [score("a", wrong=8), score("a", column="clean"), score("a", wrong=14, column="square")]
-    signs = [{"row": "a", "sign": "eps-sweep"}, {"row": "b", "sign": "randomness"}]
-    assert list(report.masking_signs(odd, signs, "a")) == ["Square leaves 76.7, PGD 86.7", "eps-sweep (1 of 1)"]
+    indicators = [{"row": "a", "indicator": "eps-sweep"}, {"row": "b", "indicator": "randomness"}]
+    assert list(report.masking_indicators(odd, indicators, "a")) == [
+        "Square leaves 76.7, PGD 86.7",
+        "eps-sweep (1 of 1)",
+    ]
 
 
 def test_the_table_of_indicators_says_none_where_there_is_none() -> None:
@@ -366,7 +369,7 @@ def test_the_table_of_indicators_says_none_where_there_is_none() -> None:
         score("b", wrong=8),
     ]
     assert text(report.masking(scores, [])) == [["a", "66.7", "none"], ["b", "undefined", "none"]]
-    (a, b) = report.masking(scores, [{"row": "a", "sign": "eps-sweep"}]).rows
+    (a, b) = report.masking(scores, [{"row": "a", "indicator": "eps-sweep"}]).rows
     assert (a[2].tone, b[2].tone) == ("bad", "good")
 
 

@@ -111,10 +111,10 @@ def run_study(
         out: Its folder.
         processes: Jobs at a time.
         ray: Do them on a Ray cluster, not in processes of this machine.
-        document: Another place for the Markdown, its figures beside it.
+        document: Another place for the Markdown, its figures next to it.
 
     Raises:
-        ConfigError: When the study cannot be meant, before anything runs.
+        ConfigError: When its jobs cannot be run as they are given, before any begins.
         StudyError: When jobs have failed.
     """
     study: Study = entry.load()(**params)
@@ -155,10 +155,12 @@ def settings_section(params: Mapping[str, Any]) -> Section:
 
 
 _LEGEND = (
-    "A claim is an effect above its threshold, which is 0 where none stands. Held: the whole 95 % interval lies above; not held: it lies below; undecided: it does "
-    "neither, or there is no interval. The interval is Student's t on one value a seed, where nothing else is said; within "
-    "one seed it is over the images of a single training, and says nothing about other trainings. Single cases in the notes are those "
-    "above the threshold."
+    "Each claim says that an effect is larger than a threshold, which is 0 unless the table names another. Held: the "
+    "whole 95 % interval of the effect lies above the threshold. Not held: the whole interval lies below it. Undecided: "
+    "the interval contains the threshold, or there is no interval. Intervals are Student's t over seeds, one value per "
+    "seed, unless the table says otherwise. An interval within one seed is over the images of a single training and "
+    "says nothing about other trainings. A note such as 8 of 9 counts in how many single cases the effect is larger "
+    "than the threshold."
 )
 
 

@@ -28,7 +28,7 @@ def run_jobs(
         folder: Holds `jobs/NAME`, a run folder each, and `logs/NAME.log`, what a job has printed.
         processes: Jobs at a time.
         ray: Do them on a Ray cluster, not in processes of this machine.
-        title: Shown beside the progress.
+        title: Shown next to the progress.
 
     Raises:
         ConfigError: For jobs that cannot be run as they are given, before any begins.

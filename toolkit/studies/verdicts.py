@@ -18,7 +18,7 @@ OVER_SEEDS = "Student's t over seeds"
 class Effect(Strict):
     """A number with its 95 % interval; low and high are null where nothing gives one.
 
-    values: one a seed; unit: what it is counted in; method: where the interval comes from.
+    values: one per seed; unit: what it is counted in; method: where the interval comes from.
     """
 
     value: float | None
@@ -45,7 +45,7 @@ class Verdict(Strict):
 
 
 def over_seeds(values: Sequence[float], *, unit: str = "points") -> Effect:
-    """Return the mean of one value a seed with Student's 95 % interval, which needs two seeds or more."""
+    """Return the mean of one value per seed with Student's 95 % interval, which needs two seeds or more."""
     if len(values) < 2:
         centre = values[0] if values else None
         return Effect(
@@ -80,7 +80,7 @@ def judge(claim: str, effect: Effect, *, threshold: float = 0.0, published: str 
         effect: What was measured.
         threshold: In the effect's unit.
         published: The published number, as text.
-        note: What a reader must know beside it.
+        note: What else a reader must know.
     """
     outcome: Outcome = "undecided"
     if effect.low is not None and effect.low > threshold:

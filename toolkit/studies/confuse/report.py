@@ -32,7 +32,7 @@ _FILTERS = (
 )
 _BASELINES = {
     "minimised": "minimised is fitted to these images so that nothing is left to learn from them (Huang et al., 2021, arXiv:2101.04898)",
-    "patterns": "patterns is one random pattern a class, with nothing learned (Yu et al., 2022, arXiv:2111.00898)",
+    "patterns": "patterns is one random pattern per class, with nothing learned (Yu et al., 2022, arXiv:2111.00898)",
 }
 
 
@@ -111,7 +111,7 @@ def _pictures(run: Run) -> Figure:
     edge, gap = 62.0, 2.0
     side = (WIDTH - edge) / len(clean)
     title = f"Original, {_GAIN} times the noise, and poisoned training images"
-    drawing = Drawing(len(rows) * side, title=title, description="One column an image, one class each.")
+    drawing = Drawing(len(rows) * side, title=title, description="One column per image, one image per class.")
     for row, (name, images) in enumerate(rows.items()):
         drawing.text(0, (row + 0.5) * side + 4, name)
         for place, image in enumerate(images):
@@ -228,12 +228,14 @@ def detected(rows: Sequence[Row]) -> tuple[Block, ...]:
     areas = [row["auc"] for row in clean]
     alarms = values(clean, percent("false_alarms"))
     text = (
-        "Two linear models on what a 3 x 3 blur takes away, as the command detect fits them: one tells these images from clean "
-        f"test images, the other tells the classes. They are fitted to {fitted} images of each kind at most and measured on as many "
-        "others. The threshold shall flag 5 % of clean images. "
-        f"In {len(clean)} draws of clean training images it flagged {min(alarms):.1f} to {max(alarms):.1f} % of the trusted ones, and the area "
-        f"under the curve, 0.5 where nothing can be told, was {min(areas):.3f} to {max(areas):.3f}; "
-        f"{sum(row['p_value'] < _SURE for row in clean)} of them had p under {_SURE:g}. The first of them stands in the table."
+        "Two linear models on what a 3 x 3 blur takes away, as the command detect fits them: one distinguishes these "
+        f"images from clean test images, the other distinguishes the classes. They are fitted to {fitted} images of each "
+        "kind at most and measured on as many "
+        "others. The threshold is set to flag 5 % of clean images. "
+        f"In {len(clean)} draws of clean training images it flagged {min(alarms):.1f} to {max(alarms):.1f} % of the "
+        "trusted ones, and the area "
+        f"under the curve, 0.5 where the two cannot be distinguished, was {min(areas):.3f} to {max(areas):.3f}; "
+        f"{sum(row['p_value'] < _SURE for row in clean)} of them had p under {_SURE:g}. The table has the first of them."
     )
     firsts = [where(rows, images=images)[0] for images in distinct(rows, "images")]
     about = ("table", "images")

@@ -111,31 +111,31 @@ class Confuse:
     seen by it. It is chosen on held-out training images; the published code chose on the test images.
 
     Args:
-        seeds: Of the victims; the generator is trained once, with the first.
+        seeds: Seeds of the victims; the generator is trained once, with the first.
         data: Data set.
         limit: Training images to use, stratified; none for all.
         eps: L-infinity budget.
         trials: Victims that the generator learns from.
         generator: encoder-decoder or unet.
         generator_width: Channels of its first stage; none for those of the paper.
-        generator_lr: Adam's learning rate.
+        generator_lr: Learning rate of the generator (Adam).
         loop_victim: Network that the generator learns from.
-        loop_lr: Its learning rate (SGD). At 0.1 twenty trials do what takes the published 0.01 many more.
-        loop_epochs: Passes of each of these.
-        loop_batch: Images a step, there.
+        loop_lr: Learning rate of that network (SGD). At 0.1 twenty trials do what takes the published 0.01 many more.
+        loop_epochs: Passes of each victim that the generator learns from.
+        loop_batch: Images per step of these victims.
         victim: Network of the main table.
-        others: Networks to transfer to, and of scikit-learn forest and svm.
+        others: Other victims: networks, and forest and svm of scikit-learn.
         epochs: Passes of a victim over the images.
-        lr: Its learning rate (Adam).
+        lr: Learning rate of a victim (Adam).
         augment: none, flip, crop or flip-crop, while victims are fitted.
         budgets: Other budgets, each with a generator of its own.
-        shares: Parts of the training images that are poisoned, beside all of them.
+        shares: Shares of the training images that are poisoned, in addition to all of them.
         defences: Against the noise: filters on the training images (`train --squeeze`), cutout, mixup, and adversarial=EPS for
             adversarial training.
-        baselines: Noise of the later literature, beside it: error-minimising and class-patterns.
+        baselines: Noise of the later literature to compare with: error-minimising and class-patterns.
         target: Wanted classes of a label-specific generator: next, to=CLASS or a list; none for no such generator.
-        target_trials: Victims that it learns from; none for as many as `trials`.
-        target_lr: Adam's learning rate for it; none for `generator_lr`.
+        target_trials: Victims that the label-specific generator learns from; none for as many as `trials`.
+        target_lr: Learning rate of the label-specific generator (Adam); none for `generator_lr`.
         deployed: Whether a confused victim is exported and measured in FP16 and INT8 on ONNX Runtime.
         device: cpu or cuda.
         amp: Autocast to bfloat16.

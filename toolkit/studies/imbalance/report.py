@@ -31,18 +31,24 @@ _SLIP = (
     "larger than it says."
 )
 _TAKES = (
-    "Relative difference is the drop in per cent of the clean accuracy; it is undefined where that is 0. The order of the networks by relative "
+    "Relative difference is the drop in per cent of the clean accuracy; it is undefined where that is 0. The order of "
+    "the networks by relative "
     "difference is not their order by points lost: an under-sampled network has less to lose. Margins (true logit minus the "
-    "largest other one) are those of the rightly classified clean images, median with 10th and 90th percentile. Whiskers are the range over seeds."
+    "largest other one) are those of the correctly classified clean images, median with 10th and 90th percentile. "
+    "Whiskers are the range over seeds."
 )
 _FLOWS = (
-    "Share of the target's images that are taken for its twin class: clean, under the same-model and under the different-model attack. Caused "
-    "is what the same-model attack adds to the clean flow; the rest is imbalance alone. The matrices sum all seeds; only the row of the target "
+    "Share of the target's images that are classified as its twin class, which is the class that the paper pairs it "
+    "with, or else the one that balanced networks most often confuse it with: clean, under the same-model and under the "
+    "different-model attack. Caused "
+    "is what the same-model attack adds to the clean flow; the rest is imbalance alone. The matrices sum all seeds; "
+    "only the row of the target "
     "class is attacked (different-model), as in the paper's Fig. 6, and every other row is clean."
 )
 _PGD = (
-    "The paper's attack adds its step without keeping to [0, 1]. PGD keeps to its budget and to [0, 1], from a random start. Robust is the share "
-    "of the rightly classified clean images that stay right under the attack, so it does not reward a network that was wrong already."
+    "The paper's attack adds its step without keeping to [0, 1]. PGD keeps to its budget and to [0, 1], from a random "
+    "start. Robust is the share of the correctly classified clean images that are still classified correctly under the "
+    "attack, so it does not reward a network that was wrong already."
 )
 _FORMS = (
     "The same adversaries of the fast attack, made with the checkpoint's gradient, on the graphs that are deployed (ONNX Runtime). Points "
@@ -50,8 +56,10 @@ _FORMS = (
     "where the budget is no whole number of grey levels (0.01 is 2.55 of them), what it sees is a larger attack (3 levels)."
 )
 _REMEDIES = (
-    "Accuracy on the target class in per cent, clean and under each attack with the network's own gradient. Class-balanced weighs the loss by the "
-    "inverse effective number of each class, logit-adjustment adds the log of the class shares to the logits in training, cost-sensitive adds the expected cost of "
+    "Accuracy on the target class in per cent, clean and under each attack with the network's own gradient. "
+    "Class-balanced weighs the loss by the "
+    "inverse effective number of each class, logit-adjustment adds the log of the class shares to the logits in "
+    "training, cost-sensitive adds the expected cost of "
     "mistakes, ten times as high where the target class is concerned. In the long-tailed set "
     "class sizes fall in the order of the classes."
 )
@@ -89,7 +97,7 @@ def _effort(networks: Sequence[Row]) -> str:
     return (
         f"{len(networks)} rows of (target, network, seed); networks that serve several targets are counted for each. "
         f"{1000 * seconds / max(steps, 1):.0f} s per 1,000 steps. All are trained and stopped alike. A class's images are those left of it "
-        "after validation and calibration images are held out, so the target images are those really trained on."
+        "after validation and calibration images are held out, so the target images are those that were trained on."
     )
 
 
@@ -261,7 +269,7 @@ def bars(rows: Sequence[Row]) -> Iterator[Block]:
         return Bar(mean(found), low, high, pale)
 
     targets = distinct(rows, "target")
-    description = "A group a target class, a bar a network; whiskers are the range over seeds."
+    description = "One group per target class, one bar per network; whiskers are the range over seeds."
     own = {
         (target, network): where(rows, target=target, **_same(network)) for target in targets for network in NETWORKS
     }

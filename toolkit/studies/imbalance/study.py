@@ -87,23 +87,24 @@ class Imbalance:
     Args:
         data: Data set.
         targets: Classes, each under-sampled and over-sampled in turn.
-        seeds: Of the choice of images, the weights and the order.
-        limit_train: Use at most so many training images, stratified.
+        seeds: Seeds of the choice of images, the weights and the order.
+        limit_train: Training images that are used, stratified; none for all.
         rare: Images of the target class when it is under-sampled, and of each other class when it is over-sampled.
         ratio: Largest class over the smallest in the long-tailed remedy runs, where sizes fall in the order of the classes.
         model: Network.
         epochs: Passes over the images, balanced and under-sampled.
-        rare_epochs: Of the over-sampled and long-tailed sets, which are smaller.
-        patience: Stop after so many epochs without a better validation loss, and keep the best.
+        rare_epochs: Passes over the over-sampled and long-tailed sets, which are smaller.
+        patience: Epochs without a better validation loss after which training stops and keeps the best; none to never
+            stop early.
         lr: Learning rate of RMSprop.
-        lr_decay: It is lr / (1 + lr_decay * step).
-        batch_size: Images a step.
+        lr_decay: Its decay: the rate is lr / (1 + lr_decay * step).
+        batch_size: Images per step.
         validation: Share of each class held out.
         eps: Budget of the paper's attack, in [0, 1] pixel units.
         larger_eps: Second budget of PGD.
-        direction: Of the paper's attack: ascent from the class that is followed, or descent towards it.
-        label: The class that it follows: true, most-likely, least-likely or an index.
-        iterations: Above 1, its iterative variant is measured too.
+        direction: Direction of the paper's attack: ascent from the class of `label`, or descent towards it.
+        label: Class whose loss the paper's attack follows: true, most-likely, least-likely or an index.
+        iterations: Steps of the iterative variant of the paper's attack, which is measured where this is above 1.
         pgd_steps: Steps of PGD.
         remedies: Re-weighting and logit adjustment, under-sampled and long-tailed: for the first target and seed, all, or none.
         recipe: INT8 recipe of the graphs.

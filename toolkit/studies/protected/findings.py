@@ -27,7 +27,7 @@ INT8, TRANSFER = "int8", "transfer"
 #: Columns that `study.json` does not hold, and those that it holds rounded.
 UNSAVED = ("labels", "predicted", "false_alarm_percent", "weight", "epochs")
 DIGITS = {"expected_cost": 6, "int8_sqnr_db": 4}
-#: Signs that no other attack is needed for; between attacks the study compares by itself, at one budget.
+#: Indicators that no other attack is needed for; between attacks the study compares by itself, at one budget.
 _OF_ONE_ATTACK = ("zero-gradients", "non-finite-gradients", "saturated-loss", "randomness", "eps-sweep")
 _Z = 1.959963984540054
 #: What the paper compares, each followed by its control of as many epochs, and the shape against plain weight decay.
@@ -112,11 +112,11 @@ def confusion_columns(confusion: Array, totals: Array, *, protected: int, cost: 
     }
 
 
-def read_signs(run: Run, about: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Make a row for each sign of masked gradients that an eval run reports of a single attack."""
+def read_indicators(run: Run, about: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Make a row for each indicator of masked gradients that an eval run reports of a single attack."""
     for record in read_results(run.file("results.json")).masking:
         if record.reported and record.name in _OF_ONE_ATTACK:
-            yield {**about, "sign": record.name}
+            yield {**about, "indicator": record.name}
 
 
 def read_layer(trained: Run, exported: Run, about: Mapping[str, Any]) -> dict[str, Any]:

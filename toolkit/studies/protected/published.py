@@ -1,4 +1,5 @@
-"""What the authors' notebooks print (Shen et al., github.com/WinddyAkoky/Adversarial-cost-sensitive-learning); their paper's own tables could not be read."""
+"""What the authors' notebooks print (Shen et al., github.com/WinddyAkoky/Adversarial-cost-sensitive-learning); their "
+"paper's own tables could not be read."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ class Printed:
 
 
 _UNITS = (
-    "eps is in units of the normalised images there, FGSM's images are not clipped, DeepFool takes 3 steps and is not bounded, PGD does not start at random, and checkpoints "
+    "eps is in units of the normalised images there, FGSM's images are not clipped, DeepFool takes 3 steps and is not "
+    "bounded, PGD does not start at random, and checkpoints "
     "were chosen on the test images: orders can be compared with ours, levels cannot."
 )
 PUBLISHED: Mapping[str, Printed] = {
@@ -33,7 +35,8 @@ PUBLISHED: Mapping[str, Printed] = {
         },
     ),
     "fashion-mnist": Printed(
-        "The protected class, mean over the ten choices of it, at eps 0.3 (0.096 in pixel units). The notebook's CSA column is that of the adversarially trained network, loaded "
+        "The protected class, mean over the ten choices of it, at eps 0.3 (0.096 in pixel units). The notebook's CSA "
+        "column is that of the adversarially trained network, loaded "
         f"under its name, and is left out. {_UNITS}",
         ("Clean", "FGSM", "DeepFool-3", "PGD"),
         {

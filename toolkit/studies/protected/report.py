@@ -37,14 +37,15 @@ _TITLES: Mapping[str, str] = {
     INT8: "PGD on INT8",
     TRANSFER: "PGD from normal",
 }
-_TOLERANCE = 2.0  # points by which an attack must be stronger before it counts as a sign
-#: Columns of the tables of accuracies, as many as fit beside each other.
+_TOLERANCE = 2.0  # points by which an attack must be stronger before it counts as an indicator
+#: Columns of the tables of accuracies, as many as fit next to each other.
 _PARTS = (("clean", "fgsm", "pgd", "temperature", "square"), (TRANSFER, "deepfool", "cw"))
 _ENGINES = {FP32: "FP32", "ort-fp16": "FP16", INT8_ENGINE: "INT8 (trt)", "ort-int8-cpu": "INT8 (cpu)"}
 
 _ACCURACY = (
     "Per cent of all classes / of the protected class, FP32. Each attack is white-box on the row's own network, but for PGD from normal, "
-    "whose images were made on the row of that name; DeepFool and C&W are held to the L2 budget, all others to L-infinity. A mean over all classes weighs every class the same."
+    "whose images were made on the row of that name; DeepFool and C&W have the L2 budget, all others L-infinity. A mean "
+    "over all classes gives every class the same weight."
 )
 _DEPLOYED = (
     "The same, of the exported graphs. PGD's images were made on the row's FP32 network, those of PGD on INT8 on its own INT8 graph "
@@ -55,24 +56,28 @@ _COSTS = (
     "one, in per cent; FP32."
 )
 _MASKING = (
-    f"An attack that should not be stronger than PGD at the same budget is a sign when it is by more than {_TOLERANCE:g} points of all classes. "
-    "The others are those that the eval runs report (docs/masking.md), in so many of the trainings; one is accuracy above chance at a budget of "
-    "0.5, under which every image can become grey."
+    "An attack that should not be stronger than PGD at the same budget is an indicator of masked gradients when it is "
+    f"stronger by more than {_TOLERANCE:g} points of all classes. The other indicators are those that the eval runs "
+    "report (docs/masking.md), with the number of trainings that have them; one is accuracy above chance at a budget of "
+    "0.5, within which every image can become grey."
 )
 _SHAPE = (
-    "Means over seeds. A row is more Min-Max than what it starts from where kurtosis and Hoyer sparsity rise and the largest weight does not "
+    "Means over seeds. A row is more Min-Max than what it starts from where kurtosis and Hoyer sparsity rise and the "
+    "largest weight does not "
     "fall; a fallen largest weight is shrinkage. SQNR is that of the INT8 weights (trt: one scale an output channel)."
 )
 _WEIGHTS = "Histograms from minus to plus the largest weight of each."
 
 
-def sections(scores: Sequence[Row], layers: Sequence[Row], signs: Sequence[Row], *, data: str) -> tuple[Section, ...]:
+def sections(
+    scores: Sequence[Row], layers: Sequence[Row], indicators: Sequence[Row], *, data: str
+) -> tuple[Section, ...]:
     """Return the tables and figures.
 
     Args:
         scores: One row for each engine of each training on each set.
         layers: The first convolution of each training.
-        signs: The signs of masked gradients that eval runs report, a row for each.
+        indicators: Indicators of masked gradients that eval runs report, a row for each.
         data: Name of the data set.
     """
     first = {row: where(layers, row=row)[0] for row in distinct(layers, "row")}
@@ -85,7 +90,7 @@ def sections(scores: Sequence[Row], layers: Sequence[Row], signs: Sequence[Row],
         *published_sections(data),
         Section("Deployed forms", (_DEPLOYED, deployed(scores))),
         Section("What mistakes cost", (_COSTS, costs(scores))),
-        Section("Signs of masked gradients", (_MASKING, masking(scores, signs))),
+        Section("Indicators of masked gradients", (_MASKING, masking(scores, indicators))),
         Section("Shape of the first convolution", (_SHAPE, shapes(layers), _over_training(first))),
         Section("Its weights", (_WEIGHTS, *pictures)),
     )
@@ -123,28 +128,28 @@ def costs(scores: Sequence[Row]) -> Table:
     return table(("Training",), ("Cost, clean", "Cost, PGD", "False alarms, clean", "False alarms, PGD"), rows)
 
 
-def masking(scores: Sequence[Row], signs: Sequence[Row]) -> Table:
-    """Accuracy that a budget of 0.5 leaves, and the signs of masked gradients of each row."""
+def masking(scores: Sequence[Row], indicators: Sequence[Row]) -> Table:
+    """Accuracy that a budget of 0.5 leaves, and the indicators of masked gradients of each row."""
     rows = []
     for row in distinct(scores, "row"):
-        found = list(masking_signs(scores, signs, row))
+        found = list(masking_indicators(scores, indicators, row))
         left = list(seed_means(scored(scores, row, "large"), all_classes).values())
         large = mean_cell(left, missing=numbers.UNDEFINED)
         rows.append((Cell(row), large, Cell("; ".join(found) or "none", tone="bad" if found else "good")))
-    columns = (Column("Training", numeric=False), Column("Accuracy at 0.5"), Column("Signs", numeric=False))
+    columns = (Column("Training", numeric=False), Column("Accuracy at 0.5"), Column("Indicators", numeric=False))
     return Table(columns=columns, rows=tuple(rows))
 
 
-def masking_signs(scores: Sequence[Row], signs: Sequence[Row], row: str) -> Iterator[str]:
+def masking_indicators(scores: Sequence[Row], indicators: Sequence[Row], row: str) -> Iterator[str]:
     """Say which attacks leave less than PGD though they should not, and what the eval runs of a row report."""
     by_column = {column: seed_means(scored(scores, row, column), all_classes) for column in _TITLES}
     left = {column: mean(found.values()) for column, found in by_column.items() if found}
     for column in ("fgsm", "temperature", "square", TRANSFER):
         if column in left and left[column] < left["pgd"] - _TOLERANCE:
             yield f"{_TITLES[column]} leaves {left[column]:.1f}, PGD {left['pgd']:.1f}"
-    reported = [sign["sign"] for sign in where(signs, row=row)]
-    for sign in dict.fromkeys(reported):
-        yield f"{sign} ({reported.count(sign)} of {len(scored(scores, row, 'clean'))})"
+    reported = [found["indicator"] for found in where(indicators, row=row)]
+    for name in dict.fromkeys(reported):
+        yield f"{name} ({reported.count(name)} of {len(scored(scores, row, 'clean'))})"
 
 
 def shapes(layers: Sequence[Row]) -> Table:

@@ -15,7 +15,7 @@ class Row:
 
     Attributes:
         objective: Registry name.
-        params: Of the objective, beside `eps`, costs and weights of penalties.
+        params: Of the objective, besides `eps`, costs and weights of penalties.
         start: The row whose weights it starts from; None for fresh ones.
         attacks: Whether its objective takes `eps`.
         side: Half of the cost matrix, where it knows the protected class; it is then trained once for each.

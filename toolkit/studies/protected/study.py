@@ -88,25 +88,25 @@ class Protected:
     [0, 1], the learning rate is constant and no checkpoint is chosen by the test images.
 
     Args:
-        seeds: Each trains every row anew, on training and test images of its own draw.
+        seeds: Each seed trains every row again, on training and test images drawn with it.
         data: Data set.
         model: Network, with at least one convolution, two where `conv2` is set.
         protect: Numbers of the protected classes.
         cost: What their mistakes cost; every other mistake costs 1.
         rows: Ways of training; most continue another one.
-        train_images: Images trained on.
-        epochs: Of each stage.
+        train_images: Training images.
+        epochs: Epochs of each training.
         eps: L-infinity budget in pixel units; the paper's 0.3 is in normalised units, 0.092 on MNIST.
         eps_l2: L2 budget of DeepFool and of Carlini & Wagner.
         conv1: Weight of the penalty of the first convolution.
-        conv2: Of the second one.
+        conv2: Weight of the penalty of the second convolution.
         protected_images: Test images of each protected class.
-        other_images: Of each other class; means over classes weigh every class the same.
-        steps: Of PGD.
-        restarts: Of PGD.
-        cw_steps: Of Carlini & Wagner, for each constant.
+        other_images: Test images of each other class; means over classes give every class the same weight.
+        steps: Steps of PGD.
+        restarts: Random starts of PGD.
+        cw_steps: Steps of Carlini & Wagner for each constant.
         searches: Constants that Carlini & Wagner try.
-        queries: Of Square.
+        queries: Queries of Square.
     """
 
     seeds: tuple[int, ...] = (0,)
@@ -173,15 +173,15 @@ class Protected:
         return tuple(jobs.values())
 
     def findings(self, runs: Mapping[str, Run]) -> Findings:
-        """Judge the claims, and show accuracies, costs, signs of masked gradients and the weights of the first convolution."""
+        """Judge the claims, and show accuracies, costs, indicators of masked gradients and the weights of the first convolution."""
         scores: list[dict[str, Any]] = []
-        signs: list[dict[str, Any]] = []
+        indicators: list[dict[str, Any]] = []
         layers = []
         for row, seed, label in product(self.rows, self.seeds, self.protect):
             about = {"row": row, "seed": seed, "protected": label}
             evaluated = runs[f"{self.trained(row, seed=seed, label=label)}--eval"]
             scores += findings.read_scores(evaluated, about, columns=self.columns(), cost=self.cost)
-            signs += findings.read_signs(evaluated, about)
+            indicators += findings.read_indicators(evaluated, about)
         for seed, label, row in product(self.seeds, self.protect, self.rows):
             about = {"row": row, "seed": seed, "protected": label}
             name = self.trained(row, seed=seed, label=label)
@@ -193,7 +193,7 @@ class Protected:
             rows=saved([*scores, *layers], without=findings.UNSAVED, digits=findings.DIGITS),
             sections=(
                 Section("What was done", (self.about(images=len(scores[0]["labels"]), std=std),)),
-                *report.sections(scores, layers, signs, data=self.data),
+                *report.sections(scores, layers, indicators, data=self.data),
             ),
         )
 
@@ -226,9 +226,10 @@ class Protected:
     def about(self, *, images: int, std: float) -> str:
         """Say what was done; `images` were attacked at each seed, and `std` is what pixels are divided by."""
         return (
-            f"{self.data}, {self.model}, {self.train_images} training images, {self.epochs} epochs a stage, seeds "
-            f"{', '.join(map(str, self.seeds))}; protected: {', '.join(map(str, self.protect))}, cost {self.cost:g}. Attacked are {images} test "
-            f"images a seed: {self.protected_images} of each protected class and {self.other_images} of each other one, or as many as there are. "
+            f"{self.data}, {self.model}, {self.train_images} training images, {self.epochs} epochs per stage, seeds "
+            f"{', '.join(map(str, self.seeds))}; protected: {', '.join(map(str, self.protect))}, cost {self.cost:g}. At "
+            f"each seed {images} test images are attacked: {self.protected_images} of each protected class and "
+            f"{self.other_images} of each other class, or as many as there are. "
             f"L-infinity budget {format_eps(self.eps)} in pixel units, {self.eps / std:.2f} in units of the normalised images; L2 budget "
             f"{format_eps(self.eps_l2)}. PGD takes {self.steps} steps from {self.restarts} random starts, Square {self.queries} queries, "
             f"Carlini & Wagner {self.searches} constants of {self.cw_steps} steps."

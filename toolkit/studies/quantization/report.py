@@ -14,14 +14,17 @@ from edgeproof.studies.frame import Row, distinct, percent, table, values, where
 from edgeproof.studies.quantization.findings import same_method
 
 _LEGEND = (
-    "Percent of the test images, mean over seeds with each seed's value beside it. Transferred: PGD on the float checkpoint. White-box: PGD "
-    "on the build's own graph, judged by ONNX Runtime. Worst: right under both. Worst class: of these, the class with the fewest. "
-    "DIVA: of the images that float and the build get right, those that an attack makes right for float and wrong for the build, "
-    "which a sign-off of the float network does not see. Speeds are of a machine that also did other things."
+    "Percent of the test images, mean over seeds with each seed's value next to it. Transferred: PGD on the float "
+    "checkpoint. White-box: PGD "
+    "on the build's own graph, judged by ONNX Runtime. Worst: correct under both. Worst class: the smallest of these "
+    "shares among the classes. "
+    "DIVA: of the images that float and the build classify correctly, those for which the attack finds a version that "
+    "float still classifies correctly and the build does not, which a sign-off of the float network does not see. "
+    "Speeds are of a machine that also did other things."
 )
 _VARIANCE = (
-    "The same method on several samples of calibration images, judged on validation images: the smallest and the largest number that "
-    "was right, and the images that get another class than in the first build."
+    "The same method on several samples of calibration images, judged on validation images: the smallest and the "
+    "largest number that was correct, and the images that get another class than in the first build."
 )
 
 
@@ -79,5 +82,5 @@ def variance(searches: Mapping[int, Mapping[str, Any]]) -> Table:
         spans = [[each[key]["hits"] for each in same] for key in ("clean", "robust")]
         spans += [[each[key] for each in same[1:]] or [0] for key in ("flips_clean", "flips_robust")]
         shown.append((str(seed), str(len(same)), *(f"{min(span)}–{max(span)}" for span in spans)))
-    titles = ("Samples", "Clean, right", "Under attack, right", "Flips, clean", "Flips, attacked")
+    titles = ("Samples", "Clean, correct", "Under attack, correct", "Flips, clean", "Flips, attacked")
     return table(("Seed",), titles, shown)

@@ -63,22 +63,22 @@ class Quantization:
 
     Args:
         data: Data set.
-        seeds: Of the weights and the order.
+        seeds: Seeds of the weights and the order.
         model: Network.
-        limit_train: Use at most so many training images, stratified.
-        epochs: Passes over them.
+        limit_train: Training images that are used, stratified; none for all.
+        epochs: Passes over the training images.
         optimizer: Update rule of the float network.
-        lr: Its peak learning rate (onecycle).
-        augment: Of its training: none, flip, crop or flip-crop.
+        lr: Peak learning rate of the float network (onecycle).
+        augment: Augmentation while the float network is trained: none, flip, crop or flip-crop.
         recipe: INT8 recipe.
         methods: Calibration methods that are tried.
         calibrations: Samples of calibration images that the first method is tried on.
         budget: Builds that are tried.
         qat_epochs: Passes of the quantisation-aware training.
-        qat_limit: Its training images.
-        qat_lr: Its learning rate.
+        qat_limit: Training images of the quantisation-aware training; none for all.
+        qat_lr: Learning rate of the quantisation-aware training.
         eps: Budget of every attack, in [0, 1] pixel units.
-        steps: Of PGD; DIVA takes twice as many.
+        steps: Steps of PGD; DIVA takes twice as many.
         images: Test images, stratified.
         validation_images: Validation images that builds are chosen on.
     """

@@ -16,7 +16,7 @@ from edgeproof.studies.universal.measure import CHECKPOINT, CLEAN, PREDICTIONS
 from edgeproof.studies.verdicts import Verdict, judge, over_seeds
 
 BALANCED = "two-stage-balanced"
-FRESH = ("fresh plain", "fresh margin", "fresh balanced")  # the universal attacks; one a class needs the true class
+FRESH = ("fresh plain", "fresh margin", "fresh balanced")  # the universal attacks; one per class needs the true class
 _SLACK = 1.0  # points that count as no loss
 _NEIGHBOUR = "94 % of predictions in one class (SGD-UAP, ResNet-18, CIFAR-10, 10/255)"
 

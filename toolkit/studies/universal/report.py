@@ -25,19 +25,24 @@ from edgeproof.studies.universal.measure import CHECKPOINT, CLEAN
 
 _STRENGTH = (
     "Means over seeds on test images; perturbations are fitted on the training split. Fooling ratio: images predicted as another class "
-    "than when clean. Entropy is that of the predicted classes, 100 % when all are predicted equally often. A perturbation is dominated when "
-    "another of the table fools as many and spreads them as evenly, and is better in one; one a class is an oracle and takes no part."
+    "than when clean. Entropy is that of the predicted classes, 100 % when all are predicted equally often. A "
+    "perturbation is dominated when "
+    "another of the table fools as many and spreads them as evenly, and is better in one; one perturbation per class is "
+    "an oracle and is left out of that comparison."
 )
 _CURVE = (
     "The plain perturbation made smaller against the capped margin at rising tau. Up is stronger, right is more even; a pale "
     "point is dominated by another of the figure."
 )
 _TRAINED = (
-    "Accuracy in per cent, mean and standard deviation over seeds; the worst class in brackets. Fresh perturbations are fitted to each finished "
-    "network. Worst universal is the least of plain, margin and balanced at each seed; one a class needs the true class and stands apart."
+    "Accuracy in per cent, mean and standard deviation over seeds; the worst class in brackets. Fresh perturbations are "
+    "fitted to each finished "
+    "network. Worst universal is the least of plain, margin and balanced at each seed; one perturbation per class needs "
+    "the true class and does not count there."
 )
 _TRANSFER = (
-    "Fooling ratio in per cent of the perturbations of the natural networks: on the checkpoint that they are fitted to, on its graphs, and on "
+    "Fooling ratio in per cent of the perturbations of the natural networks: on the checkpoint that they are fitted to, "
+    "on its graphs, and on "
     "other networks that never saw them."
 )
 

@@ -61,15 +61,15 @@ _SCALES = (0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of the plain perturbation
 class Universal:
     """Class-balanced universal perturbations, and training against them (Ma et al., IJCNN 2023).
 
-    The paper's full text is not public: what is studied is our reconstruction from its abstract, beside the plain perturbation that
+    The paper's full text is not public: what is studied is our reconstruction from its abstract, next to the plain perturbation that
     it improves on. Perturbations are fitted on the training split of each network and measured on test images. First, strength
     against balance on natural networks; then six ways to train, each under perturbations that are freshly fitted to it and under
     PGD. The defaults are a run for two processor cores.
 
     Args:
-        seeds: Of the weights, the order and the fits.
+        seeds: Seeds of the weights, the order and the fits.
         data: Data set.
-        limit_train: Use at most so many training images, stratified.
+        limit_train: Training images that are used, stratified; none for all.
         model: Network.
         others: Other networks, trained naturally at the first seed, on which its perturbations are tried too.
         epochs: Passes over the images, of every training.
@@ -80,8 +80,8 @@ class Universal:
         taus: Weights of the calibration; 0, the capped margin alone, is measured too.
         tau: The one that the claims are about, and that training uses; one of `taus`.
         fit_steps: Batches of 128 that a perturbation is fitted on in the first part.
-        measure_steps: The same for the perturbations that judge a training.
-        pool_steps: The same for each perturbation that a two-stage training adds.
+        measure_steps: Batches for the perturbations that judge a training.
+        pool_steps: Batches for each perturbation that a two-stage training adds.
         pgd_steps: Steps of PGD when it judges.
         pgd_train_steps: Steps of PGD in PGD training.
         test_limit: Test images, stratified; none for all.
