@@ -161,6 +161,17 @@ def test_the_noise_counts_as_seen_where_most_of_its_images_are_flagged() -> None
     assert SEEN not in outcomes([seen(CLEAN, 5)])
 
 
+def test_each_claim_has_its_threshold() -> None:
+    rows = [
+        victim(CONFUSED, wanted={"hits": 1, "total": 30}),
+        victim(CONFUSED, table="poison", share=0.8),
+        victim(CONFUSED, table="defence", defence="jpeg=10"),
+        seen("generator", 50),
+    ]
+    thresholds = {claim: verdict.threshold for claim, verdict in judged(rows).items()}
+    assert thresholds == {WRONG: 85, SPREAD: 50, FED: 90, NOISE: 50, PART: 80, WANTED: 50, JPEG: 50, SEEN: 90}
+
+
 def test_published_numbers_stand_next_to_the_claims_that_they_are_about() -> None:
     found = judged([victim(CONFUSED), victim(CONFUSED, table="poison", share=0.8)], PUBLISHED["mnist"])
     assert found[WRONG].published == "100 − 0.25 ± 0.04"

@@ -189,6 +189,16 @@ def test_effects_are_differences_between_networks(tmp_path: Path) -> None:
     assert not any("logit-adjustment" in claim for claim in found)
 
 
+def test_a_flow_that_was_there_without_the_attack_is_not_added_by_it(tmp_path: Path) -> None:
+    rows = measured(tmp_path).rows
+    (row,) = where(rows, network="under", form="fp32", attack="fast", adversary="same")
+    row["predicted_clean"] = np.where(np.arange(COUNT) >= COUNT - 15, PARTNER, row["predicted_clean"])
+    found = judged(rows)
+    added = "What the attack adds to that flow, beyond the clean images: under-sampled > balanced"
+    assert found[added].effect.value == pytest.approx((25 - 20) - (25 - 5))
+    assert found[FLOW].effect.value == pytest.approx(0)
+
+
 def test_each_claim_of_the_paper_turns_to_not_held_where_the_networks_are_exchanged(tmp_path: Path) -> None:
     pytest.importorskip("scipy")
     rows = over_seeds(tmp_path, (40, 4, 20), (41, 4, 20), (42, 4, 20))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import shlex
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+import edgeproof.studies
 from edgeproof.commands import cli
 from edgeproof.errors import ConfigError
 from edgeproof.plugins.registry import entries, find
@@ -79,6 +81,22 @@ def test_presets_are_named_by_size() -> None:
     for name in STUDIES:
         presets = list(find("study", name).options["presets"])
         assert presets == [size for size in ("smoke", "small", "medium", "paper") if size in presets]
+
+
+def test_no_modules_of_studies_import_each_other() -> None:
+    root = Path(edgeproof.studies.__file__).parent
+    imports: dict[str, set[str]] = {}
+    for file in root.rglob("*.py"):
+        names = set()
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        imports[".".join(("edgeproof.studies", *file.relative_to(root).with_suffix("").parts))] = names
+    left = {module: {name for name in names if name in imports} for module, names in imports.items()}
+    while free := [module for module, names in left.items() if not names & left.keys()]:
+        for module in free:
+            del left[module]
+    assert not left, "these import each other in a circle"
 
 
 @pytest.mark.slow

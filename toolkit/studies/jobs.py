@@ -20,6 +20,13 @@ from edgeproof.stages import STAGES
 
 _REFERENCE = re.compile(r"\{([A-Za-z0-9][\w.-]*)\}")
 
+#: Of an export whose graphs a study measures: what a precision loses is a finding there, and no reason to stop.
+NO_PARITY_LIMITS = {
+    "parity.fp16_accuracy_drop": 1.0,
+    "parity.int8_accuracy_drop": 1.0,
+    "parity.int8_min_agreement": 0.0,
+}
+
 
 @dataclass(frozen=True)
 class Job:

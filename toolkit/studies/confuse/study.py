@@ -14,7 +14,7 @@ from edgeproof.studies.base import Findings
 from edgeproof.studies.confuse import findings, measure, report
 from edgeproof.studies.confuse.published import PUBLISHED
 from edgeproof.studies.frame import saved
-from edgeproof.studies.jobs import Job
+from edgeproof.studies.jobs import NO_PARITY_LIMITS, Job
 
 #: Method of `poison` to the job that makes it: noise of the later literature, with no generator.
 BASELINES = {"error-minimising": "minimised", "class-patterns": "patterns"}
@@ -187,14 +187,7 @@ class Confuse:
         """Poison training images, fit every victim and measure it, and look for the noise."""
         jobs = [*self._poisons(), *(job for victim in self.victims() for job in self._fit(victim)), *self._detections()]
         if self.deployed:
-            exported = {
-                "model": f"{{{self.shown().name}}}",
-                # It may lose any accuracy, since what it does is what is asked.
-                "parity.fp16_accuracy_drop": 1.0,
-                "parity.int8_accuracy_drop": 1.0,
-                "parity.int8_min_agreement": 0.0,
-            }
-            jobs.append(Job("exported", "export", exported))
+            jobs.append(Job("exported", "export", {"model": f"{{{self.shown().name}}}", **NO_PARITY_LIMITS}))
             asked = {"engines": ("{exported}",), "data": self.data, "throughput": False, "invariance": 0, "gallery": 0}
             jobs.append(Job("deployed", "eval", asked))
         # The other budgets, and all that needs them, come last: the main tables before the long curve.

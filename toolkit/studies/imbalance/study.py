@@ -15,7 +15,7 @@ from edgeproof.studies.dataset import STORED, data_job
 from edgeproof.studies.frame import saved
 from edgeproof.studies.imbalance import findings, measure, report
 from edgeproof.studies.imbalance.published import BALANCED, NETWORKS
-from edgeproof.studies.jobs import Job
+from edgeproof.studies.jobs import NO_PARITY_LIMITS, Job
 from edgeproof.types import Direction
 
 
@@ -153,14 +153,7 @@ class Imbalance:
             "data.calibration": 128,
             "data.limit_train": self.limit_train,
         }
-        export = {
-            "precisions": ["fp16", "int8"],
-            "recipes": [self.recipe],
-            # What a precision costs is measured here, so no limit is put on it.
-            "parity.fp16_accuracy_drop": 1.0,
-            "parity.int8_accuracy_drop": 1.0,
-            "parity.int8_min_agreement": 0.0,
-        }
+        export = {"precisions": ["fp16", "int8"], "recipes": [self.recipe], **NO_PARITY_LIMITS}
         jobs = {"data": data_job(self.data)}
         measured = []
         for seed in self.seeds:

@@ -15,7 +15,7 @@ from edgeproof.reports.document import Section
 from edgeproof.runs import Run
 from edgeproof.studies.base import Findings
 from edgeproof.studies.frame import saved
-from edgeproof.studies.jobs import Job
+from edgeproof.studies.jobs import NO_PARITY_LIMITS, Job
 from edgeproof.studies.protected import findings, measure, report
 from edgeproof.studies.protected.findings import INT8, TRANSFER
 from edgeproof.studies.protected.rows import ROWS
@@ -264,13 +264,7 @@ class Protected:
             **start,
         }
         yield Job(name, "train", training)
-        exported = {
-            "model": f"{{{name}}}",
-            "parity.fp16_accuracy_drop": 1.0,  # what a precision costs a row is measured here, not a reason to stop
-            "parity.int8_accuracy_drop": 1.0,
-            "parity.int8_min_agreement": 0.0,
-        }
-        yield Job(f"{name}--export", "export", exported)
+        yield Job(f"{name}--export", "export", {"model": f"{{{name}}}", **NO_PARITY_LIMITS})
         shared = {"data": f"npz:{{images-s{seed}}}/images.npz", "seed": seed}
         for column, attack in self.attacks().items():
             yield Job(f"{name}--{column}", "attack", {**shared, "model": f"{{{name}}}", **attack})

@@ -13,7 +13,7 @@ from edgeproof.runs import Run
 from edgeproof.studies.base import Findings
 from edgeproof.studies.dataset import STORED, data_job
 from edgeproof.studies.frame import saved
-from edgeproof.studies.jobs import Job
+from edgeproof.studies.jobs import NO_PARITY_LIMITS, Job
 from edgeproof.studies.universal import findings, measure, report
 
 _SCALES = (0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of the plain perturbation
@@ -136,7 +136,6 @@ class Universal:
             "device": self.device,
             "amp": self.amp,
         }
-        export = {"parity.int8_accuracy_drop": 1.0, "parity.int8_min_agreement": 0.0, "parity.fp16_accuracy_drop": 1.0}
         judges = self.judges()
         first = {
             f"{name}{suffix}": asked
@@ -150,7 +149,7 @@ class Universal:
             trained = {name: f"train-{name}-{seed}" for name in self.trainings()}
             for name, objective in self.trainings().items():
                 jobs.append(Job(trained[name], "train", {**settings, **objective, "seed": seed}))
-            jobs.append(Job(f"export-{seed}", "export", {"model": f"{{{trained['natural']}}}", **export}))
+            jobs.append(Job(f"export-{seed}", "export", {"model": f"{{{trained['natural']}}}", **NO_PARITY_LIMITS}))
             for name in trained:
                 natural = name == "natural"
                 others = self.others if natural and seed == self.seeds[0] else ()
