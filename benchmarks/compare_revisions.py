@@ -85,8 +85,17 @@ OBJECTIVES = (
 DRIVER = """
 import json, os, sys
 sys.path.insert(0, os.getcwd())
-import cli, torch, onnxruntime
+import cli, torch, torch.fx, onnx, onnxruntime, sklearn.datasets, importlib, pkgutil
 torch.set_num_threads(1)
+package = importlib.import_module("edgeproof" if os.path.exists("toolkit/__main__.py") else "toolkit")
+for room in ("attacks", "source_model", "data", "models", "engines", "training.objectives"):
+    try:
+        folder = importlib.import_module(f"{package.__name__}.{room}")
+    except ModuleNotFoundError:
+        continue
+    for module in pkgutil.iter_modules(folder.__path__, folder.__name__ + "."):
+        if module.name.rpartition(".")[2] not in ("trt", "cuda_memory"):
+            importlib.import_module(module.name)
 for number, (words, log) in enumerate(json.load(sys.stdin)):
     pid = os.fork()
     if not pid:

@@ -101,7 +101,7 @@ def test_attack_documents_every_parameter_and_orders_them_alike(spec: AttackSpec
     assert keywords[0] == "eps"
     callers = CALLERS["attack"]
     assert [name for name in keywords if name in callers] == [name for name in callers if name in keywords]
-    for name in parameters:
+    for name in keywords:
         assert f"\n    {name}: " in inspect.cleandoc(spec.entry.help), name
 
 

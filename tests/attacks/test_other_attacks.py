@@ -8,12 +8,12 @@ from functools import partial
 import pytest
 import torch
 
-from edgeproof.attacks.balls import uniform_in_l2
 from edgeproof.attacks.carlini_wagner import cw_l2
 from edgeproof.attacks.deepfool import deepfool
 from edgeproof.attacks.ensemble import ensemble
 from edgeproof.attacks.losses import margin
 from edgeproof.attacks.momentum import _gaussian, _placement, _shrink, di_fgsm, mi_fgsm, ti_fgsm
+from edgeproof.attacks.norms import uniform_in_l2
 from edgeproof.attacks.pgd import pgd_l2, pgd_linf, pgd_temperature
 from edgeproof.attacks.square import _side, square
 from edgeproof.errors import ConfigError

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from edgeproof.attacks.fgsm import fgsm, fgsm_possas
-from edgeproof.attacks.ifgsm import ifgsm, ifgsm_unprojected
+from edgeproof.attacks.fgsm import fgsm, fgsm_possas, ifgsm, ifgsm_unprojected
 from edgeproof.attacks.losses import margin
 from edgeproof.attacks.noise import noise
 from edgeproof.attacks.pgd import pgd_linf

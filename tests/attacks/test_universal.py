@@ -12,8 +12,8 @@ from torch import Tensor
 from edgeproof.attacks import fitting
 from edgeproof.attacks.base import find_attack
 from edgeproof.attacks.configured import choose_attack
-from edgeproof.attacks.fitting import Feed, Journal
-from edgeproof.attacks.goals import Balanced, clamped_cross_entropy, entropy, uniform_histogram
+from edgeproof.attacks.fitting import BatchSampler, FitCheckpoint
+from edgeproof.attacks.objectives import Balanced, clamped_cross_entropy, entropy, uniform_histogram
 from edgeproof.attacks.universal import universal, universal_balanced, universal_l2
 from edgeproof.errors import ConfigError
 from tests.oracles import Linear, draws, images, small_network
@@ -70,28 +70,30 @@ def test_a_killed_fit_continues_to_the_same_bytes(tmp_path: Path, monkeypatch: p
         return model(images)
 
     with pytest.raises(KeyboardInterrupt):
-        universal_balanced(tiring, x, y, journal=Journal(tmp_path / "fit.npz"), **options)
+        universal_balanced(tiring, x, y, checkpoint=FitCheckpoint(tmp_path / "fit.npz"), **options)
     assert int(np.load(tmp_path / "fit.npz")["done"]) == 4
-    assert torch.equal(universal_balanced(model, x, y, journal=Journal(tmp_path / "fit.npz"), **options), whole)
+    assert torch.equal(
+        universal_balanced(model, x, y, checkpoint=FitCheckpoint(tmp_path / "fit.npz"), **options), whole
+    )
 
 
 def test_a_pass_shows_every_image_once_and_each_pass_has_its_own_order() -> None:
     x, y = grey(12, classes=3)
-    feed = Feed(x, y, size=3, count=2, draws=draws(12))
+    feed = BatchSampler(x, y, size=3, count=2, draws=draws(12))
     first, second = (torch.cat([feed(step).x for step in steps]) for steps in ((0, 1), (2, 3)))
     assert not torch.equal(first, second)
     for seen in (first, second):
         assert sorted(map(float, seen.sum((1, 2, 3)))) == pytest.approx(sorted(map(float, x.sum((1, 2, 3)))))
-    assert feed(1).owner.tolist() == [0, 0, 0, 1, 1, 1]
-    assert torch.equal(feed(1).x, Feed(x, y, size=3, count=2, draws=draws(12))(1).x)
+    assert feed(1).which.tolist() == [0, 0, 0, 1, 1, 1]
+    assert torch.equal(feed(1).x, BatchSampler(x, y, size=3, count=2, draws=draws(12))(1).x)
 
 
 def test_without_calibration_cap_and_penalty_the_balanced_goal_is_the_plain_margin() -> None:
     logits, y = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 4
-    owner = torch.zeros_like(y)
+    which = torch.zeros_like(y)
     goal = Balanced(uniform_histogram(count=1, classes=4, like=logits), reduction="max", tau=0.0, kappa=1e9)
     others = torch.stack([max(row[k] for k in range(4) if k != own) for row, own in zip(logits, y, strict=True)])
-    torch.testing.assert_close(goal(logits, y, owner), others - logits[range(6), y])
+    torch.testing.assert_close(goal(logits, y, which), others - logits[range(6), y])
 
 
 def test_with_cross_entropy_the_balanced_goal_is_the_logit_adjustment() -> None:

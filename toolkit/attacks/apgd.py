@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from edgeproof.attacks.balls import uniform_in_linf
-from edgeproof.attacks.base import Draws, check_positive, draws_of
+from edgeproof.attacks.base import Draws, check_positive
+from edgeproof.attacks.iterative import Batch, iterate
 from edgeproof.attacks.losses import cross_entropy, dlr, targeted_dlr
-from edgeproof.attacks.search import Batch, Worst, restarted, search
+from edgeproof.attacks.norms import uniform_in_linf
+from edgeproof.attacks.options import IterativeOptions
 from edgeproof.ops import linf_project, linf_step
 from edgeproof.plugins.registry import register
 from edgeproof.source_model.gradients import ForwardPass, Loss, value_and_grad
@@ -39,30 +40,11 @@ def apgd_ce(
 ) -> Tensor:
     """Auto-PGD on the cross-entropy (Croce & Hein, 2020, arXiv:2003.01690): no step size to choose.
 
-    Args:
-        model: Maps images (N, C, H, W) in [0, 1] to logits (N, K); differentiable.
-        x: Clean images, (N, C, H, W) in [0, 1].
-        y: True classes, (N,) int64.
-        eps: L-infinity budget in the units of `x`.
-        steps: Number of steps, each one gradient.
-        restarts: Number of random starts; the worst image over them is kept.
-        stop: "never", "first" or "margin=K": when an image has been attacked enough and leaves the batch.
-        draws: Random numbers of the starts.
-
     Returns:
         Images of the shape and dtype of `x`, within `eps` of it and in [0, 1]: of each the worst iterate.
     """
-    return _apgd(
-        model,
-        x,
-        y,
-        loss_of=lambda batch: cross_entropy,
-        eps=eps,
-        steps=steps,
-        restarts=restarts,
-        stop=stop,
-        draws=draws,
-    )
+    options = IterativeOptions(eps, steps, restarts=restarts, stop=stop, draws=draws)
+    return _apgd(model, x, y, options, loss_of=lambda batch: cross_entropy)
 
 
 @register("apgd-dlr", norm="linf", access="gradients")
@@ -79,22 +61,11 @@ def apgd_dlr(
 ) -> Tensor:
     """Auto-PGD on the difference-of-logits ratio (Croce & Hein, 2020, arXiv:2003.01690), which does not saturate.
 
-    Args:
-        model: Maps images (N, C, H, W) in [0, 1] to logits (N, K) of at least three classes; differentiable.
-        x: Clean images, (N, C, H, W) in [0, 1].
-        y: True classes, (N,) int64.
-        eps: L-infinity budget in the units of `x`.
-        steps: Number of steps, each one gradient.
-        restarts: Number of random starts; the worst image over them is kept.
-        stop: "never", "first" or "margin=K": when an image has been attacked enough and leaves the batch.
-        draws: Random numbers of the starts.
-
     Returns:
         Images of the shape and dtype of `x`, within `eps` of it and in [0, 1]: of each the worst iterate.
     """
-    return _apgd(
-        model, x, y, loss_of=lambda batch: dlr, eps=eps, steps=steps, restarts=restarts, stop=stop, draws=draws
-    )
+    options = IterativeOptions(eps, steps, restarts=restarts, stop=stop, draws=draws)
+    return _apgd(model, x, y, options, loss_of=lambda batch: dlr)
 
 
 @register("apgd-t", norm="linf", access="gradients")
@@ -112,14 +83,8 @@ def apgd_t(
     """Auto-PGD on the targeted difference-of-logits ratio, towards each of the likeliest wrong classes in turn.
 
     Args:
-        model: Maps images (N, C, H, W) in [0, 1] to logits (N, K) of at least four classes; differentiable.
-        x: Clean images, (N, C, H, W) in [0, 1].
-        y: True classes, (N,) int64.
-        eps: L-infinity budget in the units of `x`.
         steps: Number of steps towards one class, each one gradient.
         targets: Number of wrong classes, the likeliest on the clean image first; at most K - 1.
-        stop: "never", "first" or "margin=K": when an image has been attacked enough and leaves the batch.
-        draws: Random numbers of the starts, one a target.
 
     Returns:
         Images of the shape and dtype of `x`, within `eps` of it and in [0, 1]: of each the worst iterate.
@@ -134,7 +99,8 @@ def apgd_t(
     def towards(batch: Batch) -> Loss:
         return targeted_dlr(wrong[batch.rows, batch.draws.restart])
 
-    return _apgd(model, x, y, loss_of=towards, eps=eps, steps=steps, restarts=targets, stop=stop, draws=draws)
+    options = IterativeOptions(eps, steps, restarts=targets, stop=stop, draws=draws)
+    return _apgd(model, x, y, options, loss_of=towards)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,44 +141,33 @@ def checkpoints(steps: int) -> dict[int, int]:
 
 
 def _apgd(
-    model: LogitsFn,
-    x: Tensor,
-    y: Tensor,
-    *,
-    loss_of: Callable[[Batch], Loss],
-    eps: float,
-    steps: int,
-    restarts: int,
-    stop: str,
-    draws: Draws | None,
+    model: LogitsFn, x: Tensor, y: Tensor, options: IterativeOptions, *, loss_of: Callable[[Batch], Loss]
 ) -> Tensor:
-    check_positive(steps=steps, restarts=restarts)
-    worst = Worst(x, y, direction="ascent", stop=stop)
-    checks = checkpoints(steps)
+    checks, eps = checkpoints(options.steps), options.eps
 
-    def look(batch: Adapting, step: int) -> ForwardPass:
+    def gradient(batch: Adapting, step: int) -> ForwardPass:
         return value_and_grad(model, batch.x_adv, batch.y, loss=loss_of(batch))
 
     def move(batch: Adapting, seen: ForwardPass, step: int) -> Adapting:
         batch, grad = _remember(batch, seen), seen.grad
         if step in checks:
             batch, grad = _reconsider(batch, grad, interval=checks[step])
-        return _step(batch, grad, eps=eps, first=step == 0)
+        moved = linf_step(batch.x_adv, grad, batch.x, step_size=batch.step_size, eps=eps)
+        if step > 0:
+            blended = batch.x_adv + _MOMENTUM * (moved - batch.x_adv) + (1 - _MOMENTUM) * (batch.x_adv - batch.before)
+            moved = linf_project(blended, batch.x, eps=eps)
+        return dataclasses.replace(batch, x_adv=moved, before=batch.x_adv)
 
-    def attempt(batch: Batch) -> None:
-        search(model, _adapting(batch, eps=eps), observe=look, move=move, steps=steps, worst=worst)
-
-    start = partial(uniform_in_linf, eps=eps)
-    restarted(x, y, attempt=attempt, start=start, restarts=restarts, worst=worst, draws=draws_of(draws, x))
-    return worst.images
+    start, begin = partial(uniform_in_linf, eps=eps), partial(_adapting, eps=eps)
+    return iterate(model, x, y, options, gradient=gradient, move=move, start=start, begin=begin)
 
 
-def _adapting(batch: Batch, *, eps: float) -> Adapting:
+def _adapting(batch: Batch, *, eps: float | Tensor) -> Adapting:
     column = batch.x.new_zeros(len(batch))
     return Adapting(
         **vars(batch),
         before=batch.x_adv,
-        step_size=batch.x.new_full((len(batch), 1, 1, 1), 2 * eps),
+        step_size=2 * eps * batch.x.new_ones((len(batch), 1, 1, 1)),
         best=batch.x_adv,
         best_grad=torch.zeros_like(batch.x),
         best_loss=column - torch.inf,
@@ -254,11 +209,3 @@ def _reconsider(batch: Adapting, grad: Tensor, *, interval: int) -> tuple[Adapti
         halved=halved,
     )
     return changed, torch.where(back, batch.best_grad, grad)
-
-
-def _step(batch: Adapting, grad: Tensor, *, eps: float, first: bool) -> Adapting:
-    moved = linf_step(batch.x_adv, grad, batch.x, step_size=batch.step_size, eps=eps)
-    if not first:
-        blended = batch.x_adv + _MOMENTUM * (moved - batch.x_adv) + (1 - _MOMENTUM) * (batch.x_adv - batch.before)
-        moved = linf_project(blended, batch.x, eps=eps)
-    return dataclasses.replace(batch, x_adv=moved, before=batch.x_adv)

@@ -106,10 +106,12 @@ def craft_batch(
         }
     else:
         clean = {"clean_logits": source.logits(x).float()}
-    traces = [QueryTrace(len(x)) for _ in attacks] if spec.takes("trace") else None
+    traces = [QueryTrace(len(x)) if spec.takes("trace") else None for _ in attacks]
     draws = Draws(seed=seed, index=batch.index)
+    swept = run_sweep(attacks, source.follow, x, y, draws=draws) if spec.nested and len(attacks) > 1 else None
     chunks = []
-    for x_adv in run_sweep(attacks, source.follow, x, y, draws=draws, traces=traces):
+    for number, (attack, trace) in enumerate(zip(attacks, traces, strict=True)):
+        x_adv = swept[number] if swept else attack.run(source.follow, x, y, draws=draws, trace=trace)
         logits = source.logits(x_adv)
         found = {
             "x_adv": x_adv,
@@ -119,8 +121,8 @@ def craft_batch(
             **clean,
         }
         chunks.append({name: value.cpu().numpy() for name, value in found.items()})
-    for chunk, trace in zip(chunks, traces or (), strict=False):
-        chunk.update(queries_asked=trace.asked, queries_found=trace.found)
+        if trace:
+            chunks[-1] |= {"queries_asked": trace.asked, "queries_found": trace.found}
     return chunks
 
 

@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 
 from edgeproof.attacks.base import AttackSpec, Draws, check_contract, parse_stop
+from edgeproof.attacks.norms import BALLS
 from edgeproof.config import check_eps
 from edgeproof.errors import AttackContractError, ConfigError
-from edgeproof.ops import LEVELS, l2_project, linf_project, to_grid, to_grid_inwards, universal_apply
+from edgeproof.ops import LEVELS, to_grid, to_grid_inwards, universal_apply
 from edgeproof.plugins.parameters import read_params
 from edgeproof.plugins.registry import CALLERS
 from edgeproof.types import Pixels
 
 if TYPE_CHECKING:
-    from edgeproof.attacks.fitting import Journal
+    from edgeproof.attacks.fitting import FitCheckpoint
     from edgeproof.attacks.queries import QueryTrace
     from edgeproof.types import LogitsFn
 
@@ -73,9 +74,11 @@ class Attack:
             )
         return self.finish(x, x_adv)
 
-    def fit(self, model: LogitsFn, x: Tensor, y: Tensor, *, draws: Draws, journal: Journal | None = None) -> Tensor:
-        """Return the perturbations (P, C, H, W) of a universal attack, fitted on these images; `journal` keeps how far it has come."""
-        return self.spec.function(model, x, y, eps=self.eps, **self.params, journal=journal, draws=draws)
+    def fit(
+        self, model: LogitsFn, x: Tensor, y: Tensor, *, draws: Draws, checkpoint: FitCheckpoint | None = None
+    ) -> Tensor:
+        """Return the perturbations (P, C, H, W) of a universal attack, fitted on these images; `checkpoint` keeps how far it has come."""
+        return self.spec.function(model, x, y, eps=self.eps, **self.params, checkpoint=checkpoint, draws=draws)
 
     def finish(self, x: Tensor, x_adv: Tensor) -> Tensor:
         """Check an attack's images, and bring them to the 8-bit grid where that was chosen.
@@ -90,24 +93,15 @@ class Attack:
         return x_adv
 
 
-def run_sweep(
-    attacks: Sequence[Attack],
-    model: LogitsFn,
-    x: Tensor,
-    y: Tensor,
-    *,
-    draws: Draws,
-    traces: Sequence[QueryTrace] | None = None,
-) -> list[Tensor]:
-    """Run the same attack at several budgets, in one search where the attack allows it.
+def run_sweep(attacks: Sequence[Attack], model: LogitsFn, x: Tensor, y: Tensor, *, draws: Draws) -> list[Tensor]:
+    """Run a nested attack at several budgets, which differ in `eps` alone, in one search.
 
     Args:
-        attacks: They differ in `eps` alone.
+        attacks: The budgets.
         model: The source model.
         x: Clean images, (N, C, H, W).
         y: True classes, (N,).
         draws: Random numbers.
-        traces: One for each attack, told of its queries; or None.
 
     Returns:
         The images of each attack, the same as it would give alone.
@@ -115,12 +109,9 @@ def run_sweep(
     Raises:
         AttackContractError: When the attack breaks its promise.
     """
-    if len(attacks) == 1 or not attacks[0].spec.nested:
-        told: Sequence[QueryTrace | None] = traces or [None] * len(attacks)
-        return [attack.run(model, x, y, draws=draws, trace=trace) for attack, trace in zip(attacks, told, strict=True)]
     widest = max(attacks, key=lambda attack: attack.eps)
     found = replace(widest, pixels="float").run(model, x, y, draws=draws)
-    project = linf_project if widest.spec.norm == "linf" else l2_project
+    project = BALLS[widest.spec.norm].project
     return [attack.finish(x, project(found, x, eps=attack.eps)) for attack in attacks]
 
 

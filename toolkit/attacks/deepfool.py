@@ -33,16 +33,10 @@ def deepfool(
     its adversary and mostly remains what it was. So a large `eps` gives the minimal perturbations themselves.
 
     Args:
-        model: Maps images (N, C, H, W) in [0, 1] to logits (N, K); differentiable.
-        x: Clean images, (N, C, H, W) in [0, 1].
         y: True classes, (N,) int64. An image that is not classified as its own stays as it is.
-        eps: L2 budget of a whole image in the units of `x`.
         steps: Most linearisations of an image; it leaves the batch once it is misclassified.
         candidates: Number of classes considered, the likeliest on the clean image and the true one among them.
         overshoot: Factor beyond the boundary, as a fraction.
-
-    Returns:
-        Images of the shape and dtype of `x`, within `eps` of it and in [0, 1].
     """
     check_positive(steps=steps)
     if candidates < 2 or overshoot < 0:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from edgeproof.attacks.base import AttackSpec, Draws, draws_of, find_attack
+from edgeproof.attacks.base import Draws, draws_of, find_attack
 from edgeproof.attacks.configured import choose_attack
-from edgeproof.attacks.search import Worst
+from edgeproof.attacks.iterative import BestAdversarial
 from edgeproof.errors import ConfigError
 from edgeproof.plugins.registry import register
 
@@ -36,46 +36,29 @@ def ensemble(
     which very rarely adds anything, is left out.
 
     Args:
-        model: Maps images (N, C, H, W) in [0, 1] to logits (N, K); differentiable.
-        x: Clean images, (N, C, H, W) in [0, 1].
-        y: True classes, (N,) int64.
-        eps: L-infinity budget in the units of `x`.
         attacks: Names of L-infinity attacks, separated by commas, the cheap ones first.
         steps: Gradients an image of each member that takes steps (default: the member's own).
         queries: The same for queries.
         stop: With "first" or "margin=K" an image that one attack has broken is spared the others; "never" runs all.
-        draws: Random numbers.
-
-    Returns:
-        Images of the shape and dtype of `x`, within `eps` of it and in [0, 1].
     """
+    specs = [find_attack(name.strip()) for name in attacks.split(",")]
+    for spec in specs:
+        within = spec.norm == "linf" and spec.budget == "eps" and spec.box
+        if not within or spec.access == "data" or spec.name == "ensemble":
+            raise ConfigError(
+                f"attack {spec.name!r} cannot be part of an ensemble; expected L-infinity attacks within eps"
+            )
     draws = draws_of(draws, x)
-    worst = Worst(x, y, direction="ascent", stop=stop)
+    best = BestAdversarial(x, y, direction="ascent", stop=stop)
     budget = {name: value for name, value in (("steps", steps), ("queries", queries)) if value is not None}
     every = torch.arange(len(x), device=x.device)
-    for spec in _members(attacks):
-        rows = every[worst.open(every)] if worst.stops else every
+    for spec in specs:
+        rows = best.active(every)
         if not len(rows):
             break
         params = {name: value for name, value in budget.items() if spec.takes(name)}
         chosen = choose_attack(spec, eps=eps, params=params, stop=stop if spec.takes("stop") else "never")
         images = chosen.run(model, x[rows], y[rows], draws=draws.take(rows))
         with torch.no_grad():
-            worst.offer(rows, images, model(images))
-    return worst.images
-
-
-def _members(attacks: str) -> list[AttackSpec]:
-    specs = [find_attack(name.strip()) for name in attacks.split(",")]
-    for spec in specs:
-        if (
-            spec.norm != "linf"
-            or spec.access == "data"
-            or spec.budget != "eps"
-            or not spec.box
-            or spec.name == "ensemble"
-        ):
-            raise ConfigError(
-                f"attack {spec.name!r} cannot be part of an ensemble; expected L-infinity attacks within eps"
-            )
-    return specs
+            best.update(rows, images, model(images))
+    return best.images

@@ -1,4 +1,4 @@
-"""Single-step gradient sign attacks."""
+"""Gradient sign attacks without a random start: one step, or several."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from edgeproof.attacks.base import check_positive
 from edgeproof.attacks.labels import followed_class
 from edgeproof.attacks.losses import cross_entropy
+from edgeproof.attacks.pgd import pgd_linf
 from edgeproof.ops import linf_step
 from edgeproof.plugins.registry import register
 from edgeproof.source_model.gradients import value_and_grad
@@ -29,19 +30,7 @@ def fgsm(
     direction: Direction = "ascent",
     label: str = "true",
 ) -> Tensor:
-    """Fast gradient sign method (Goodfellow et al., 2015, arXiv:1412.6572).
-
-    Args:
-        model: Maps images (N, C, H, W) in [0, 1] to logits (N, K); differentiable.
-        x: Clean images, (N, C, H, W) in [0, 1].
-        y: True classes, (N,) int64.
-        eps: L-infinity budget in the units of `x` (8/255 is eight grey levels).
-        direction: "ascent" moves away from the class that is followed, "descent" towards it.
-        label: The class that is followed: "true", "most-likely", "least-likely" or an index.
-
-    Returns:
-        Images of the shape and dtype of `x`, within `eps` of it and in [0, 1].
-    """
+    """Fast gradient sign method (Goodfellow et al., 2015, arXiv:1412.6572)."""
     target = followed_class(model, x, y, label=label)
     grad = value_and_grad(model, x, target, loss=cross_entropy).grad
     return linf_step(x, grad, x, step_size=eps, eps=eps, direction=direction)
@@ -64,13 +53,8 @@ def fgsm_possas(
     `fgsm` and `pgd-linf` are.
 
     Args:
-        model: Maps images (N, C, H, W) in [0, 1] to logits (N, K); differentiable.
-        x: Clean images, (N, C, H, W) in [0, 1].
-        y: True classes, (N,) int64.
         eps: Length of each step in the units of `x`; 0.01 in the paper.
         steps: Number of steps; 1 is the paper's "fast" variant.
-        direction: "ascent" moves away from the class that is followed, "descent" towards it.
-        label: The class that is followed: "true", "most-likely", "least-likely" or an index.
 
     Returns:
         Images of the shape and dtype of `x`, within steps * eps of it, not clipped.
@@ -82,4 +66,70 @@ def fgsm_possas(
     for _ in range(steps):
         grad = value_and_grad(model, x_adv, target, loss=cross_entropy).grad
         x_adv = x_adv + sign * eps * torch.where(grad >= 0, 1.0, -1.0).to(x)
+    return x_adv
+
+
+@register("ifgsm", norm="linf", access="gradients")
+def ifgsm(
+    model: LogitsFn,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    step_size: float | None = None,
+    steps: int = 10,
+    direction: Direction = "ascent",
+    label: str = "true",
+    stop: str = "never",
+) -> Tensor:
+    """Basic iterative method (Kurakin et al., 2017, arXiv:1607.02533): sign steps from the clean image, projected.
+
+    Args:
+        step_size: Length of a step (default: eps / steps).
+
+    Returns:
+        Images of the shape and dtype of `x`, within `eps` of it and in [0, 1]: the last iterate, or where `stop` lets
+        images go early the worst.
+    """
+    check_positive(steps=steps)
+    return pgd_linf(
+        model,
+        x,
+        y,
+        eps=eps,
+        step_size=eps / steps if step_size is None else step_size,
+        steps=steps,
+        random_start=False,
+        direction=direction,
+        label=label,
+        keep="last" if stop == "never" else "best",
+        stop=stop,
+    )
+
+
+@register("ifgsm-unprojected", norm="linf", access="gradients", budget="steps*eps")
+def ifgsm_unprojected(
+    model: LogitsFn,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    steps: int = 10,
+    direction: Direction = "ascent",
+    label: str = "true",
+) -> Tensor:
+    """Iterated gradient sign that is clipped to [0, 1] but not projected: each step moves eps, all of them steps * eps.
+
+    Args:
+        eps: Length of each step in the units of `x`.
+
+    Returns:
+        Images of the shape and dtype of `x`, within steps * eps of it and in [0, 1].
+    """
+    check_positive(steps=steps)
+    target = followed_class(model, x, y, label=label)
+    x_adv = x
+    for _ in range(steps):
+        grad = value_and_grad(model, x_adv, target, loss=cross_entropy).grad
+        x_adv = linf_step(x_adv, grad, x, step_size=eps, eps=steps * eps, direction=direction)
     return x_adv

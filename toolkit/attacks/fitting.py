@@ -1,6 +1,6 @@
 """How universal perturbations are fitted: batches of other images, step by step, continued where a killed process stood.
 
-P perturbations are fitted at once. `owner` (N,) says which one each image of a batch carries: always the same one, its class's,
+P perturbations are fitted at once. `which` (N,) says which one each image of a batch carries: always the same one, its class's,
 or one of several that see different images. One pass through the model serves them all.
 """
 
@@ -38,28 +38,28 @@ class Batch:
     Attributes:
         x: (N, C, H, W) in [0, 1].
         y: (N,) int64, true classes.
-        owner: (N,) int64, which perturbation each carries.
+        which: (N,) int64, which perturbation each carries.
     """
 
     x: Tensor
     y: Tensor
-    owner: Tensor
+    which: Tensor
 
 
-#: Logits (N, K), classes (N,) and owners (N,) to one number an image, which grows as the goal is reached.
-Goal: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
+#: Logits (N, K), classes (N,) and which perturbation each carries (N,) to one number per image, which grows as the objective is reached.
+FitObjective: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 #: Perturbations (P, C, H, W), a batch and the step to where the perturbations are after it.
 Move: TypeAlias = Callable[[Tensor, Batch, int], Tensor]
 
 
-class Feed:
+class BatchSampler:
     """Batches of a data set, the same at each step whoever asks: each pass is in an order of its own.
 
     Args:
         x: Images to fit on, (N, C, H, W); they stay where they are, and a batch goes to the device of `y`.
         y: Their classes, (N,) int64.
         size: Images that each perturbation sees in a step.
-        count: P, or None for one perturbation a class, each of which sees the images of its class in a batch of `size`.
+        count: P, or None for one perturbation per class, each of which sees the images of its class in a batch of `size`.
         draws: Random numbers of the orders.
     """
 
@@ -79,18 +79,18 @@ class Feed:
             ]
         )
         y = self._y[rows.to(self._y.device)]
-        owner = (
+        which = (
             y
             if self._count is None
             else torch.arange(self._count, device=y.device).repeat_interleave(len(y) // self._count)
         )
-        return Batch(self._x[rows.to(self._x.device)].to(y.device), y, owner)
+        return Batch(self._x[rows.to(self._x.device)].to(y.device), y, which)
 
     def _shuffled(self, turn: int) -> Tensor:
         return self._draws.uniform(turn, (1,)).flatten().argsort(stable=True)
 
 
-class Journal:
+class FitCheckpoint:
     """Shows how far a fit is, and keeps its state in a file so that a killed one is continued.
 
     Args:
@@ -111,7 +111,12 @@ class Journal:
         if self._path is None:
             yield from range(total)
             return
-        done = _restore(self._path, state)
+        done = 0
+        if self._path.exists():
+            saved = read_npz(self._path, required=("done", *state))
+            done = int(saved["done"])
+            for name, value in state.items():
+                value.copy_(torch.from_numpy(saved[name]))
         with progress(self._title, total, done=done) as advance:
             for step in range(done, total):
                 yield step
@@ -121,61 +126,52 @@ class Journal:
                     write_npz(self._path, {"done": np.asarray(step + 1), **arrays})
 
 
-def _restore(path: Path, state: Mapping[str, Tensor]) -> int:
-    if not path.exists():
-        return 0
-    saved = read_npz(path, required=("done", *state))
-    for name, value in state.items():
-        value.copy_(torch.from_numpy(saved[name]))
-    return int(saved["done"])
-
-
 def fit(
     delta: Tensor,
-    feed: Callable[[int], Batch],
+    sampler: Callable[[int], Batch],
     move: Move,
     *,
     steps: int,
-    journal: Journal | None = None,
+    checkpoint: FitCheckpoint | None = None,
     memory: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
     """Move perturbations over batches.
 
     Args:
         delta: Where they start, (P, C, H, W); changed in place.
-        feed: The batch of a step.
+        sampler: The batch of a step.
         move: One step.
         steps: Number of batches.
-        journal: Keeps the state.
+        checkpoint: Keeps the state.
         memory: What `move` remembers from step to step, changed in place.
 
     Returns:
         `delta`.
     """
-    for step in (journal or Journal()).steps(steps, {"delta": delta, **(memory or {})}):
-        delta.copy_(move(delta, feed(step), step))
+    for step in (checkpoint or FitCheckpoint()).steps(steps, {"delta": delta, **(memory or {})}):
+        delta.copy_(move(delta, sampler(step), step))
     return delta
 
 
 @dataclass(frozen=True)
 class Ascent:
-    """A step of all perturbations along the gradient of a goal: of its sign, or normalised under L2.
+    """A step of all perturbations along the gradient of an objective: of its sign, or normalised under L2.
 
     The gradient is taken at the perturbed images, as if they were not clipped: a pixel that the clip holds at 0 or 1 in this
     batch still says where it wants to go.
 
     Attributes:
         model: Gives gradients with respect to its images; treats each image by itself.
-        goal: What is ascended.
+        objective: What is ascended.
         norm: Of the budget.
         eps: The budget.
         step_size: Length of the first step.
         steps: The step falls to 0 after so many, along a cosine; None keeps its length.
-        label: The class that the goal is about, as `followed_class` reads it.
+        label: The class that the objective is about, as `followed_class` reads it.
     """
 
     model: LogitsFn
-    goal: Goal
+    objective: FitObjective
     norm: Norm
     eps: float
     step_size: float
@@ -186,26 +182,28 @@ class Ascent:
         """Return the perturbations (P, C, H, W) after a step."""
         fallen = 0.0 if self.steps is None else step / self.steps
         rate = self.step_size * (1 + math.cos(math.pi * fallen)) / 2
-        x = universal_apply(batch.x, delta, batch.owner)
+        x = universal_apply(batch.x, delta, batch.which)
         followed = followed_class(self.model, batch.x, batch.y, label=self.label)
-        grad = value_and_grad(self.model, x, followed, loss=lambda logits, y: self.goal(logits, y, batch.owner)).grad
-        return step_along(delta, grad, batch.owner, norm=self.norm, eps=self.eps, step_size=rate)
+        grad = value_and_grad(
+            self.model, x, followed, loss=lambda logits, y: self.objective(logits, y, batch.which)
+        ).grad
+        return step_along(delta, grad, batch.which, norm=self.norm, eps=self.eps, step_size=rate)
 
 
-def step_along(delta: Tensor, grad: Tensor, owner: Tensor, *, norm: Norm, eps: float, step_size: float) -> Tensor:
+def step_along(delta: Tensor, grad: Tensor, which: Tensor, *, norm: Norm, eps: float, step_size: float) -> Tensor:
     """Move each perturbation by `step_size` along the sum of its images' gradients, inside its ball.
 
     Args:
         delta: (P, C, H, W).
         grad: (N, C, H, W).
-        owner: (N,), which perturbation an image carries.
+        which: (N,), which perturbation an image carries.
         norm: "linf" takes the sign of the sum, "l2" its direction.
         eps: Radius of the ball around zero.
         step_size: Length of the step in that norm.
     """
     if norm == "linf":
-        return universal_update(grad, delta, owner, step_size=step_size, eps=eps)
-    total = torch.zeros_like(delta).index_add_(0, owner, grad)
+        return universal_update(grad, delta, which, step_size=step_size, eps=eps)
+    total = torch.zeros_like(delta).index_add_(0, which, grad)
     return within(delta + step_size * total / l2_norm(total).clamp_(min=1e-30), norm=norm, eps=eps)
 
 
@@ -216,7 +214,7 @@ def within(delta: Tensor, *, norm: Norm, eps: float) -> Tensor:
     return delta * (eps / l2_norm(delta).clamp_(min=1e-30)).clamp_(max=1)
 
 
-def mean_by_owner(values: Tensor, owner: Tensor, *, count: int) -> Tensor:
+def mean_by_perturbation(values: Tensor, which: Tensor, *, count: int) -> Tensor:
     """Return the mean of (N, K) over the images of each perturbation, (count, K); 0 where it has none."""
-    sizes = torch.bincount(owner, minlength=count).clamp_(min=1)
-    return values.new_zeros(count, values.shape[1]).index_add(0, owner, values) / sizes[:, None]
+    sizes = torch.bincount(which, minlength=count).clamp_(min=1)
+    return values.new_zeros(count, values.shape[1]).index_add(0, which, values) / sizes[:, None]

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from edgeproof.attacks.base import Draws, check_positive, distance, draws_of
+from edgeproof.attacks.base import Draws, distance, draws_of
+from edgeproof.attacks.norms import BALLS
+from edgeproof.attacks.options import QueryOptions
 from edgeproof.attacks.queries import QueryTrace
-from edgeproof.errors import ConfigError
-from edgeproof.ops import l2_norm, l2_project, linf_project
+from edgeproof.ops import l2_norm
 from edgeproof.plugins.registry import register
 from edgeproof.types import Norm
 
@@ -46,25 +47,9 @@ def hop_skip_jump(
     of the distance that is reached: their radius, dist / d, is swallowed by INT8 rounding.
 
     Args:
-        model: Maps images (N, C, H, W) in [0, 1] to logits (N, K), of which only the largest is looked at; an engine will do.
-        x: Clean images, (N, C, H, W) in [0, 1].
-        y: True classes, (N,) int64.
-        eps: L-infinity budget in the units of `x`. It looks for the nearest adversary; one that is farther is projected.
-        queries: Most times that each image is shown to the model.
-        directions: Random directions of the first estimate of a gradient; the t-th takes sqrt(t) times as many.
-        reach: How far out they are tried: the change of a pixel as a share of the distance reached.
         stop: "first" lets an image leave once its adversary is within `eps`; "never" uses up the queries.
-        draws: Random numbers.
-        trace: Is told of each query.
-
-    Returns:
-        Images of the shape and dtype of `x`, within `eps` of it and in [0, 1].
     """
-    found = _walk(
-        model, x, y, norm="linf", eps=eps, queries=queries, directions=directions, reach=reach, stop=stop, draws=draws,
-        trace=trace,
-    )  # fmt: skip
-    return linf_project(found, x, eps=eps)
+    return _walk(model, x, y, QueryOptions(eps, queries, directions, reach, stop, draws, trace), norm="linf")
 
 
 @register("hop-skip-jump-l2", norm="l2", access="queries")
@@ -86,25 +71,9 @@ def hop_skip_jump_l2(
     Differing from the authors as `hop-skip-jump` does.
 
     Args:
-        model: Maps images (N, C, H, W) in [0, 1] to logits (N, K), of which only the largest is looked at; an engine will do.
-        x: Clean images, (N, C, H, W) in [0, 1].
-        y: True classes, (N,) int64.
-        eps: L2 budget of a whole image in the units of `x`. It looks for the nearest adversary; one that is farther is projected.
-        queries: Most times that each image is shown to the model.
-        directions: Random directions of the first estimate of a gradient; the t-th takes sqrt(t) times as many.
-        reach: How far out they are tried: its length as a share of the distance reached.
         stop: "first" lets an image leave once its adversary is within `eps`; "never" uses up the queries.
-        draws: Random numbers.
-        trace: Is told of each query.
-
-    Returns:
-        Images of the shape and dtype of `x`, within `eps` of it and in [0, 1].
     """
-    found = _walk(
-        model, x, y, norm="l2", eps=eps, queries=queries, directions=directions, reach=reach, stop=stop, draws=draws,
-        trace=trace,
-    )  # fmt: skip
-    return l2_project(found, x, eps=eps)
+    return _walk(model, x, y, QueryOptions(eps, queries, directions, reach, stop, draws, trace), norm="l2")
 
 
 class _Oracle:
@@ -116,14 +85,12 @@ class _Oracle:
         left: (N,), queries left.
     """
 
-    def __init__(
-        self, model: LogitsFn, x: Tensor, y: Tensor, *, norm: Norm, eps: float, queries: int, trace: QueryTrace
-    ) -> None:
-        self.x, self.y, self.norm, self.eps = x, y, norm, eps
+    def __init__(self, model: LogitsFn, x: Tensor, y: Tensor, options: QueryOptions, *, norm: Norm) -> None:
+        self.x, self.y, self.norm, self.eps, self.stop = x, y, norm, options.eps, options.stop
         self.best = x.clone()
         self.reached = torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
-        self.left = torch.full((len(x),), queries, device=x.device)
-        self._model, self._trace = model, trace
+        self.left = torch.full((len(x),), options.queries, device=x.device)
+        self._model, self._trace = model, options.trace or QueryTrace(len(x))
 
     def wrong(self, rows: Tensor, images: Tensor) -> Tensor:
         """Return (n,) whether each image (n, C, H, W) is misclassified, and remember those nearer than before."""
@@ -152,45 +119,29 @@ class _Oracle:
         return side
 
 
-def _walk(
-    model: LogitsFn,
-    x: Tensor,
-    y: Tensor,
-    *,
-    norm: Norm,
-    eps: float,
-    queries: int,
-    directions: int,
-    reach: float,
-    stop: str,
-    draws: Draws | None,
-    trace: QueryTrace | None,
-) -> Tensor:
-    """Return the nearest adversary found for each image, whatever its distance; the clean image where there is none."""
-    check_positive(queries=queries, directions=directions, reach=reach)
-    if stop not in ("never", "first"):
-        raise ConfigError(f"stop = {stop!r}; a decision has no margin, so expected never or first")
-    draws = draws_of(draws, x)
-    oracle = _Oracle(model, x, y, norm=norm, eps=eps, queries=queries, trace=trace or QueryTrace(len(x)))
+def _walk(model: LogitsFn, x: Tensor, y: Tensor, options: QueryOptions, *, norm: Norm) -> Tensor:
+    """Return the nearest adversary found for each image, projected; the clean image where there is none."""
+    draws, reach = draws_of(options.draws, x), options.reach
+    oracle = _Oracle(model, x, y, options, norm=norm)
     rows = torch.arange(len(x), device=x.device)
     with torch.no_grad():
         _start(oracle, rows, draws)
         at, step = oracle.best.clone(), 0
-        rows = _open(oracle, rows, stop=stop)
+        rows = _improvable(oracle, rows)
         at[rows] = _to_boundary(oracle, rows, at[rows], reach=reach)
-        while len(rows := _open(oracle, rows, stop=stop)):
+        while len(rows := _improvable(oracle, rows)):
             step += 1
-            count = math.ceil(directions * math.sqrt(step))
+            count = math.ceil(options.directions * math.sqrt(step))
             slope = _estimate(oracle, rows, at[rows], count=count, reach=reach, draws=draws, step=step)
             jumped = _jump(oracle, rows, at[rows], slope, step=step)
             at[rows] = _to_boundary(oracle, rows, jumped, reach=reach)
-    return oracle.best
+    return BALLS[norm].project(oracle.best, x, eps=options.eps)
 
 
-def _open(oracle: _Oracle, rows: Tensor, *, stop: str) -> Tensor:
+def _improvable(oracle: _Oracle, rows: Tensor) -> Tensor:
     """Return the rows that have an adversary to improve and queries left for it."""
     going = (oracle.left[rows] > 1) & oracle.reached[rows].isfinite() & (oracle.reached[rows] > 0)
-    if stop == "first":
+    if oracle.stop == "first":
         going &= oracle.reached[rows] > oracle.eps
     return rows[going]
 

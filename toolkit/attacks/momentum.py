@@ -5,17 +5,17 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgeproof.attacks.base import Draws, check_positive, draws_of
+from edgeproof.attacks.base import Draws, check_positive
+from edgeproof.attacks.iterative import Batch, iterate
 from edgeproof.attacks.labels import followed_class
 from edgeproof.attacks.losses import cross_entropy
-from edgeproof.attacks.search import Batch, Keep, Worst, check_keep, restarted, search
+from edgeproof.attacks.options import IterativeOptions, Keep
 from edgeproof.errors import ConfigError
 from edgeproof.ops import momentum_step
 from edgeproof.plugins.registry import register
@@ -53,28 +53,17 @@ def mi_fgsm(
     """Momentum iterative FGSM (Dong et al., 2018, arXiv:1710.06081).
 
     Args:
-        model: Maps images (N, C, H, W) in [0, 1] to logits (N, K); differentiable.
-        x: Clean images, (N, C, H, W) in [0, 1].
-        y: True classes, (N,) int64.
-        eps: L-infinity budget in the units of `x`.
         step_size: Length of a step (default: eps / steps).
-        steps: Number of steps, each one gradient.
         decay: Factor on the accumulated gradient.
-        direction: "ascent" moves away from the class that is followed, "descent" towards it.
-        label: The class that is followed: "true", "most-likely", "least-likely" on the clean image, or an index.
         keep: "last" keeps the last iterate, which transfers best; "best" the worst one of each image on this model.
         stop: "never", "first" or "margin=K" (these need keep = "best"): when an image leaves the batch.
-
-    Returns:
-        Images of the shape and dtype of `x`, within `eps` of it and in [0, 1].
     """
 
-    def look(batch: Moving, step: int) -> ForwardPass:
+    def gradient(batch: Moving, step: int) -> ForwardPass:
         return value_and_grad(model, batch.x_adv, batch.y, loss=cross_entropy)
 
-    y = followed_class(model, x, y, label=label)
-    options = _Options(eps, step_size, steps, decay, direction, keep, stop)
-    return _with_momentum(model, x, y, look=look, options=options, draws=draws_of(None, x))
+    options = IterativeOptions(eps, steps, step_size, direction=direction, label=label, keep=keep, stop=stop)
+    return _with_momentum(model, x, y, options, gradient=gradient, decay=decay)
 
 
 @register("di-fgsm", norm="linf", access="gradients")
@@ -101,28 +90,17 @@ def di_fgsm(
     frame enlarged, to a size that need not be a whole number of pixels.
 
     Args:
-        model: Maps images (N, C, H, W) in [0, 1] to logits (N, K); differentiable.
-        x: Clean images, (N, C, H, W) in [0, 1].
-        y: True classes, (N,) int64.
-        eps: L-infinity budget in the units of `x`.
         step_size: Length of a step (default: eps / steps).
-        steps: Number of steps, each one gradient.
         decay: Factor on the accumulated gradient.
         probability: Share of the steps at which an image is transformed.
         smallest: Side of the smallest content, as a fraction of the image's.
-        direction: "ascent" moves away from the class that is followed, "descent" towards it.
-        label: The class that is followed: "true", "most-likely", "least-likely" on the clean image, or an index.
         keep: "last" keeps the last iterate, which transfers best; "best" the worst one of each image on this model.
         stop: "never", "first" or "margin=K" (these need keep = "best"): when an image leaves the batch.
-        draws: Random numbers of the transformations.
-
-    Returns:
-        Images of the shape and dtype of `x`, within `eps` of it and in [0, 1].
     """
     if not (0 <= probability <= 1 and 0 < smallest <= 1):
         raise ConfigError(f"probability = {probability:g}, smallest = {smallest:g}; expected both in [0, 1]")
 
-    def look(batch: Moving, step: int) -> ForwardPass:
+    def gradient(batch: Moving, step: int) -> ForwardPass:
         numbers = batch.draws.uniform(_FIRST_STREAM + step, (4,)).to(batch.x)
         placed = _placement(numbers, probability=probability, smallest=smallest)
 
@@ -131,9 +109,10 @@ def di_fgsm(
 
         return value_and_grad(diverse, batch.x_adv, batch.y, loss=cross_entropy)
 
-    y = followed_class(model, x, y, label=label)
-    options = _Options(eps, step_size, steps, decay, direction, keep, stop)
-    return _with_momentum(model, x, y, look=look, options=options, draws=draws_of(draws, x))
+    options = IterativeOptions(
+        eps, steps, step_size, direction=direction, label=label, keep=keep, stop=stop, draws=draws
+    )
+    return _with_momentum(model, x, y, options, gradient=gradient, decay=decay)
 
 
 @register("ti-fgsm", norm="linf", access="gradients")
@@ -156,63 +135,38 @@ def ti_fgsm(
     """Translation-invariant MI-FGSM: gradients smoothed by a Gaussian (Dong et al., 2019, arXiv:1904.02884).
 
     Args:
-        model: Maps images (N, C, H, W) in [0, 1] to logits (N, K); differentiable.
-        x: Clean images, (N, C, H, W) in [0, 1].
-        y: True classes, (N,) int64.
-        eps: L-infinity budget in the units of `x`.
         step_size: Length of a step (default: eps / steps).
-        steps: Number of steps, each one gradient.
         decay: Factor on the accumulated gradient.
         kernel_size: Side of the Gaussian in pixels, odd; 15 in the paper, for images of 299 x 299.
         sigma: Standard deviation of the Gaussian in pixels; the authors' code has (kernel_size - 1) / 6.
-        direction: "ascent" moves away from the class that is followed, "descent" towards it.
-        label: The class that is followed: "true", "most-likely", "least-likely" on the clean image, or an index.
         keep: "last" keeps the last iterate, which transfers best; "best" the worst one of each image on this model.
         stop: "never", "first" or "margin=K" (these need keep = "best"): when an image leaves the batch.
-
-    Returns:
-        Images of the shape and dtype of `x`, within `eps` of it and in [0, 1].
     """
     check_positive(kernel_size=kernel_size, sigma=sigma)
     if kernel_size % 2 == 0:
         raise ConfigError(f"kernel_size = {kernel_size}; expected an odd number, so that the Gaussian has a centre")
-    kernel = _gaussian(kernel_size, sigma=sigma).to(x)
+    channels = x.shape[1]
+    kernel = _gaussian(kernel_size, sigma=sigma).to(x).expand(channels, 1, -1, -1)
 
-    def look(batch: Moving, step: int) -> ForwardPass:
+    def gradient(batch: Moving, step: int) -> ForwardPass:
         seen = value_and_grad(model, batch.x_adv, batch.y, loss=cross_entropy)
-        return seen.mapped(partial(_smooth, kernel=kernel))
+        return seen.mapped(lambda grad: F.conv2d(grad, kernel, padding="same", groups=channels))
 
-    y = followed_class(model, x, y, label=label)
-    options = _Options(eps, step_size, steps, decay, direction, keep, stop)
-    return _with_momentum(model, x, y, look=look, options=options, draws=draws_of(None, x))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Options:
-    """What the three attacks share; see `mi_fgsm`."""
-
-    eps: float
-    step_size: float | None
-    steps: int
-    decay: float
-    direction: Direction
-    keep: Keep
-    stop: str
+    options = IterativeOptions(eps, steps, step_size, direction=direction, label=label, keep=keep, stop=stop)
+    return _with_momentum(model, x, y, options, gradient=gradient, decay=decay)
 
 
 def _with_momentum(
     model: LogitsFn,
     x: Tensor,
     y: Tensor,
+    options: IterativeOptions,
     *,
-    look: Callable[[Moving, int], ForwardPass],
-    options: _Options,
-    draws: Draws,
+    gradient: Callable[[Moving, int], ForwardPass],
+    decay: float,
 ) -> Tensor:
-    check_positive(steps=options.steps, step_size=options.step_size)
-    check_keep(options.keep, restarts=1, stop=options.stop)
-    step_size = options.eps / options.steps if options.step_size is None else options.step_size
-    worst = Worst(x, y, direction=options.direction, stop=options.stop)
+    eps = options.eps
+    step_size = eps / options.steps if options.step_size is None else options.step_size
 
     def move(batch: Moving, seen: ForwardPass, step: int) -> Moving:
         moved, momentum = momentum_step(
@@ -220,19 +174,18 @@ def _with_momentum(
             seen.grad,
             batch.momentum,
             batch.x,
-            decay=options.decay,
+            decay=decay,
             step_size=step_size,
-            eps=options.eps,
+            eps=eps,
             direction=options.direction,
         )
         return dataclasses.replace(batch, x_adv=moved, momentum=momentum)
 
-    def attempt(batch: Batch) -> None:
-        moving = Moving(**vars(batch), momentum=torch.zeros_like(batch.x))
-        search(model, moving, observe=look, move=move, steps=options.steps, worst=worst, keep=options.keep)
+    def begin(batch: Batch) -> Moving:
+        return Moving(**vars(batch), momentum=torch.zeros_like(batch.x))
 
-    restarted(x, y, attempt=attempt, start=None, restarts=1, worst=worst, draws=draws)
-    return worst.images
+    target = followed_class(model, x, y, label=options.label)
+    return iterate(model, x, target, options, gradient=gradient, move=move, begin=begin)
 
 
 def _placement(numbers: Tensor, *, probability: float, smallest: float) -> Tensor:
@@ -260,8 +213,3 @@ def _gaussian(size: int, *, sigma: float) -> Tensor:
     line = torch.exp(-((torch.arange(size) - size // 2) ** 2) / (2 * math.pow(sigma, 2)))
     square = line[:, None] * line[None, :]
     return (square / square.sum()).view(1, 1, size, size)
-
-
-def _smooth(grad: Tensor, *, kernel: Tensor) -> Tensor:
-    channels = grad.shape[1]
-    return F.conv2d(grad, kernel.expand(channels, 1, -1, -1), padding="same", groups=channels)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from edgeproof.attacks.balls import START, uniform_in_linf
 from edgeproof.attacks.base import Draws, draws_of
+from edgeproof.attacks.norms import START, uniform_in_linf
 from edgeproof.ops import linf_step
 from edgeproof.plugins.registry import register
 
@@ -29,15 +29,7 @@ def noise(
     """Random noise within the budget: the control for what an attack adds beyond perturbing at all.
 
     Args:
-        model: Not asked.
-        x: Clean images, (N, C, H, W) in [0, 1].
-        y: Not used.
-        eps: L-infinity budget in the units of `x`.
         kind: "uniform" in the ball, or "sign": every pixel moves by eps, up or down.
-        draws: Random numbers.
-
-    Returns:
-        Images of the shape and dtype of `x`, within `eps` of it and in [0, 1].
     """
     draws = draws_of(draws, x)
     if kind == "uniform":

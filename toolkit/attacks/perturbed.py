@@ -10,7 +10,7 @@ import torch
 
 from edgeproof.attacks.base import Draws
 from edgeproof.attacks.configured import Attack
-from edgeproof.attacks.fitting import Journal
+from edgeproof.attacks.fitting import FitCheckpoint
 from edgeproof.config import format_eps
 from edgeproof.data.base import LabelledImages
 from edgeproof.data.perturbation import save_perturbation
@@ -53,7 +53,7 @@ def fit_on_training(
             torch.from_numpy(train.images),
             torch.from_numpy(train.labels).to(source.device),
             draws=Draws(seed=seed, index=train.index),
-            journal=Journal(folder / FIT, title=f"fit {chosen.spec.name} {format_eps(chosen.eps)}"),
+            checkpoint=FitCheckpoint(folder / FIT, title=f"fit {chosen.spec.name} {format_eps(chosen.eps)}"),
         )
         found = {"delta": delta.cpu().numpy()}
         save_perturbation(folder, found["delta"])

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from edgeproof.attacks.balls import START
 from edgeproof.attacks.base import Draws, check_positive, draws_of
+from edgeproof.attacks.iterative import BestAdversarial
+from edgeproof.attacks.norms import START
 from edgeproof.attacks.queries import QueryTrace
-from edgeproof.attacks.search import Worst
 from edgeproof.errors import ConfigError
 from edgeproof.ops import linf_project
 from edgeproof.plugins.registry import register
@@ -42,41 +42,30 @@ def square(
     image has its own squares, so that an image's result does not depend on its batch.
 
     Args:
-        model: Maps images (N, C, H, W) in [0, 1] to logits (N, K); an engine will do.
-        x: Clean images, (N, C, H, W) in [0, 1].
-        y: True classes, (N,) int64.
-        eps: L-infinity budget in the units of `x`.
-        queries: Number of times each image is shown to the model.
         share: Share of the pixels that the first squares cover; it shrinks as the queries are spent.
-        stop: "never", "first" or "margin=K": when an image has been attacked enough and leaves the batch.
-        draws: Random numbers of the squares.
-        trace: Is told of each query.
-
-    Returns:
-        Images of the shape and dtype of `x`, within `eps` of it and in [0, 1].
     """
     check_positive(queries=queries)
     if not 0 < share <= 1:
         raise ConfigError(f"share = {share:g}; expected a share of the pixels above 0, at most 1")
     draws = draws_of(draws, x)
-    worst = Worst(x, y, direction="ascent", stop=stop)
+    best = BestAdversarial(x, y, direction="ascent", stop=stop)
     rows = torch.arange(len(x), device=x.device)
     tried = _stripes(x, eps=eps, draws=draws)
     with torch.no_grad():
         for query in range(queries):
-            worst.offer(rows, tried, model(tried))
+            best.update(rows, tried, model(tried))
             if trace:
-                trace.record(rows, worst.margin[rows] > 0)
-            if worst.stops:
-                kept = worst.open(rows)
+                trace.record(rows, best.margin[rows] > 0)
+            if best.stops:
+                kept = best.active(rows)
                 if len(kept) < len(rows):
                     rows, draws = rows[kept], draws.take(kept)
             if not len(rows):
                 break
             side = _side(query, queries=queries, share=share, size=(x.shape[2], x.shape[3]))
             numbers = draws.uniform(START + 1 + query, (2 + x.shape[1],)).to(x.device)
-            tried = linf_project(_with_square(worst.images[rows], numbers, side=side, eps=eps), x[rows], eps=eps)
-    return worst.images
+            tried = linf_project(_with_square(best.images[rows], numbers, side=side, eps=eps), x[rows], eps=eps)
+    return best.images
 
 
 def _stripes(x: Tensor, *, eps: float, draws: Draws) -> Tensor:

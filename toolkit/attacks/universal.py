@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from edgeproof.attacks.base import Draws, check_positive, draws_of
 from edgeproof.attacks.deepfool import likeliest_others, to_nearest_boundary
-from edgeproof.attacks.fitting import Ascent, Batch, Feed, Goal, Journal, Move, fit, within
-from edgeproof.attacks.goals import (
+from edgeproof.attacks.fitting import Ascent, Batch, BatchSampler, FitCheckpoint, FitObjective, Move, fit, within
+from edgeproof.attacks.objectives import (
     Balanced,
     Penalty,
     Reduction,
@@ -21,6 +21,7 @@ from edgeproof.attacks.goals import (
     towards_class,
     uniform_histogram,
 )
+from edgeproof.attacks.options import Method, Per, UniversalOptions
 from edgeproof.errors import ConfigError
 from edgeproof.ops import l2_norm, universal_apply
 from edgeproof.plugins.registry import register
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from edgeproof.types import LogitsFn
 
 LOG = logging.getLogger(__name__)
-
-Method: TypeAlias = Literal["sgd", "deepfool"]
-Per: TypeAlias = Literal["data", "class"]
 
 _STEP, _BALANCED_STEP = 0.8, 0.5  # of the budget: the first step, where none is given; 0.8 is that of SGD-UAP's code
 
@@ -53,7 +51,7 @@ def universal(
     candidates: int = 10,
     direction: Direction = "ascent",
     label: str = "true",
-    journal: Journal | None = None,
+    checkpoint: FitCheckpoint | None = None,
     draws: Draws | None = None,
 ) -> Tensor:
     """A universal perturbation under L-infinity, fitted on the training images: SGD-UAP or DeepFool-UAP.
@@ -65,27 +63,16 @@ def universal(
     arXiv:2104.03000): an oracle, since an attacker would have to know the class.
 
     Args:
-        model: Maps images (N, C, H, W) in [0, 1] to logits (N, K); differentiable.
-        x: Images to fit on, (N, C, H, W) in [0, 1]; they may stay on the host.
-        y: Their true classes, (N,) int64, on the model's device.
-        eps: L-infinity budget in the units of `x` (8/255 is eight grey levels).
-        method: "sgd" or "deepfool".
-        per: "data" fits one perturbation for all images, "class" one a class.
         steps: Number of batches.
-        fit_batch: Images of a batch.
         step_size: Length of the first step of "sgd" (default: 0.8 * eps).
-        beta: Cross-entropy above which an image no longer pulls ("sgd" with ascent).
-        candidates: Classes whose boundaries "deepfool" looks at.
-        direction: "ascent" moves away from the class that is followed, "descent" towards it ("sgd").
-        label: The class that is followed: "true", "most-likely", "least-likely" on the clean image, or an index.
-        journal: Where the state is kept.
-        draws: Random numbers of the batches' order.
 
     Returns:
         Perturbations (P, C, H, W) within `eps` of 0: one, or one a class.
     """
-    options = _Options(method, per, steps, fit_batch, step_size, beta, candidates, direction, label)
-    return _fit_plain(model, x, y, options, norm="linf", eps=eps, journal=journal, draws=draws)
+    options = UniversalOptions(
+        eps, method, per, steps, fit_batch, step_size, beta, candidates, direction, label, checkpoint, draws
+    )
+    return _fit_plain(model, x, y, options, norm="linf")
 
 
 @register("universal-l2", norm="l2", access="data")
@@ -104,33 +91,22 @@ def universal_l2(
     candidates: int = 10,
     direction: Direction = "ascent",
     label: str = "true",
-    journal: Journal | None = None,
+    checkpoint: FitCheckpoint | None = None,
     draws: Draws | None = None,
 ) -> Tensor:
     """A universal perturbation under L2, fitted on the training images: SGD-UAP with normalised steps, or DeepFool-UAP.
 
     Args:
-        model: Maps images (N, C, H, W) in [0, 1] to logits (N, K); differentiable.
-        x: Images to fit on, (N, C, H, W) in [0, 1]; they may stay on the host.
-        y: Their true classes, (N,) int64, on the model's device.
-        eps: L2 budget of a whole image in the units of `x`.
-        method: "sgd" or "deepfool", as for `universal`.
-        per: "data" fits one perturbation for all images, "class" one a class.
         steps: Number of batches.
-        fit_batch: Images of a batch.
         step_size: Length of the first step of "sgd" (default: 0.8 * eps).
-        beta: Cross-entropy above which an image no longer pulls ("sgd" with ascent).
-        candidates: Classes whose boundaries "deepfool" looks at.
-        direction: "ascent" moves away from the class that is followed, "descent" towards it ("sgd").
-        label: The class that is followed: "true", "most-likely", "least-likely" on the clean image, or an index.
-        journal: Where the state is kept.
-        draws: Random numbers of the batches' order.
 
     Returns:
         Perturbations (P, C, H, W) within `eps` of 0: one, or one a class.
     """
-    options = _Options(method, per, steps, fit_batch, step_size, beta, candidates, direction, label)
-    return _fit_plain(model, x, y, options, norm="l2", eps=eps, journal=journal, draws=draws)
+    options = UniversalOptions(
+        eps, method, per, steps, fit_batch, step_size, beta, candidates, direction, label, checkpoint, draws
+    )
+    return _fit_plain(model, x, y, options, norm="l2")
 
 
 @register("universal-balanced", norm="linf", access="data")
@@ -153,7 +129,7 @@ def universal_balanced(
     steps: int = 200,
     fit_batch: int = 128,
     step_size: float | None = None,
-    journal: Journal | None = None,
+    checkpoint: FitCheckpoint | None = None,
     draws: Draws | None = None,
 ) -> Tensor:
     """A class-balanced universal perturbation under L-infinity; a reconstruction from the abstract of Ma et al. (IJCNN 2023).
@@ -164,10 +140,6 @@ def universal_balanced(
     `strength=ce` the literal logit adjustment of the cross-entropy, `lam` and `gam` add the penalty regulariser.
 
     Args:
-        model: Maps images (N, C, H, W) in [0, 1] to logits (N, K); differentiable.
-        x: Images to fit on, (N, C, H, W) in [0, 1]; they may stay on the host.
-        y: Their true classes, (N,) int64, on the model's device.
-        eps: L-infinity budget in the units of `x`.
         strength: "margin" (calibrated wrong classes over the own one) or "ce" (cross-entropy of calibrated logits).
         reduction: How the wrong classes of the margin become one number: "logsumexp" or "max".
         tau: Weight of the calibration.
@@ -180,10 +152,7 @@ def universal_balanced(
         gam: Weight of the confidence within an image.
         slack: How far above its fair share a class may be, with `penalty=histogram`.
         steps: Number of batches.
-        fit_batch: Images of a batch.
         step_size: Length of the first step (default: eps / 2).
-        journal: Where the state is kept.
-        draws: Random numbers of the batches' order.
 
     Returns:
         One perturbation, (1, C, H, W) within `eps` of 0.
@@ -192,10 +161,10 @@ def universal_balanced(
         raise ConfigError(f"decay = {decay:g} is no share that may stay; expected a number from 0 to below 1")
     check_positive(steps=steps, fit_batch=fit_batch, step_size=step_size, kappa=kappa, beta=beta)
     histogram = uniform_histogram(count=1, classes=class_count(model, x, y), like=x.new_empty(0, device=y.device))
-    goal = Balanced(histogram, strength, reduction, tau, kappa, beta, decay, penalty, lam, gam, slack)
-    move = Ascent(model, goal, "linf", eps, step_size or _BALANCED_STEP * eps, steps)
-    feed = Feed(x, y, size=fit_batch, count=1, draws=draws_of(draws, x))
-    found = fit(zeros(1, x, y), feed, move, steps=steps, journal=journal, memory={"histogram": histogram})
+    objective = Balanced(histogram, strength, reduction, tau, kappa, beta, decay, penalty, lam, gam, slack)
+    move = Ascent(model, objective, "linf", eps, step_size or _BALANCED_STEP * eps, steps)
+    sampler = BatchSampler(x, y, size=fit_batch, count=1, draws=draws_of(draws, x))
+    found = fit(zeros(1, x, y), sampler, move, steps=steps, checkpoint=checkpoint, memory={"histogram": histogram})
     if not found.any():
         LOG.warning(
             f"edgeproof: universal-balanced changes nothing: the margin of every image is above kappa = {kappa:g} from the start, as on "
@@ -204,45 +173,16 @@ def universal_balanced(
     return found
 
 
-@dataclass(frozen=True)
-class _Options:
-    """What `universal` and `universal-l2` share, as they document it."""
-
-    method: Method
-    per: Per
-    steps: int
-    fit_batch: int
-    step_size: float | None
-    beta: float
-    candidates: int
-    direction: Direction
-    label: str
-
-
-def _fit_plain(
-    model: LogitsFn,
-    x: Tensor,
-    y: Tensor,
-    options: _Options,
-    *,
-    norm: Norm,
-    eps: float,
-    journal: Journal | None,
-    draws: Draws | None,
-) -> Tensor:
-    check_positive(steps=options.steps, fit_batch=options.fit_batch, step_size=options.step_size, beta=options.beta)
-    if options.candidates < 2:
-        raise ConfigError(f"candidates = {options.candidates}; expected at least 2, the own class and another")
-    one = options.per == "data"
-    feed = Feed(x, y, size=options.fit_batch, count=1 if one else None, draws=draws_of(draws, x))
+def _fit_plain(model: LogitsFn, x: Tensor, y: Tensor, options: UniversalOptions, *, norm: Norm) -> Tensor:
+    one, eps, steps = options.per == "data", options.eps, options.steps
+    sampler = BatchSampler(x, y, size=options.fit_batch, count=1 if one else None, draws=draws_of(options.draws, x))
     start = zeros(1 if one else class_count(model, x, y), x, y)
     move: Move = _DeepFool(model, norm, eps, options.candidates)
     if options.method == "sgd":
-        goal: Goal = clamped_cross_entropy(options.beta) if options.direction == "ascent" else towards_class
-        move = Ascent(model, goal, norm, eps, options.step_size or _STEP * eps, options.steps, label=options.label)
-    elif options.direction == "descent" or options.label != "true":
-        raise ConfigError("method = 'deepfool' leaves the true class; expected direction = 'ascent' and label = 'true'")
-    return fit(start, feed, move, steps=options.steps, journal=journal)
+        ascent = options.direction == "ascent"
+        objective: FitObjective = clamped_cross_entropy(options.beta) if ascent else towards_class
+        move = Ascent(model, objective, norm, eps, options.step_size or _STEP * eps, steps, label=options.label)
+    return fit(start, sampler, move, steps=steps, checkpoint=options.checkpoint)
 
 
 @dataclass(frozen=True)
@@ -255,15 +195,15 @@ class _DeepFool:
     candidates: int
 
     def __call__(self, delta: Tensor, batch: Batch, step: int) -> Tensor:
-        images = universal_apply(batch.x, delta, batch.owner)
+        images = universal_apply(batch.x, delta, batch.which)
         others = likeliest_others(self.model, images, batch.y, count=self.candidates - 1)
         wrong, moves = to_nearest_boundary(self.model, images, batch.y, others)
         moves = moves * ~wrong.view(-1, 1, 1, 1)
-        total = torch.zeros_like(delta).index_add_(0, batch.owner, moves)
+        total = torch.zeros_like(delta).index_add_(0, batch.which, moves)
         lengths = l2_norm(moves).flatten()
         resisting = torch.zeros(len(delta), dtype=delta.dtype, device=delta.device)
-        mean = resisting.index_add(0, batch.owner, lengths) / resisting.index_add(
-            0, batch.owner, (~wrong).to(delta.dtype)
+        mean = resisting.index_add(0, batch.which, lengths) / resisting.index_add(
+            0, batch.which, (~wrong).to(delta.dtype)
         ).clamp_(min=1)
         along = total / l2_norm(total).clamp_(min=1e-30)
         return within(delta + mean.view(-1, 1, 1, 1) * along, norm=self.norm, eps=self.eps)

@@ -28,6 +28,7 @@ class Kind:
         needed: Keyword-only parameters that it must have, since the toolkit gives them, by its options.
         callers: Keyword-only parameters that the toolkit sets itself, and that are no options of a command.
         defaults: Options that are not given, for a function of that name.
+        shared: Module of ours whose classes explain, under `Attributes`, the parameters that functions of the kind share.
     """
 
     folder: str
@@ -37,6 +38,7 @@ class Kind:
     needed: Callable[[Mapping[str, Any]], tuple[str, ...]] = lambda options: ()
     callers: tuple[str, ...] = ()
     defaults: Callable[[str], Mapping[str, Any]] = field(default=lambda name: {})
+    shared: str = ""
 
 
 def _one_of(*choices: str, required: bool = False) -> Option:
@@ -66,9 +68,10 @@ KINDS: Mapping[str, Kind] = {
         needed=lambda options: (
             "eps",
             *(("steps",) if options.get("budget") == "steps*eps" else ()),
-            *(("journal", "draws") if options.get("access") == "data" else ()),
+            *(("checkpoint", "draws") if options.get("access") == "data" else ()),
         ),
-        callers=("eps", "deployed", "stop", "journal", "draws", "trace"),
+        callers=("eps", "deployed", "stop", "checkpoint", "draws", "trace"),
+        shared="options",
     ),
     "data": Kind(
         folder="edgeproof.data",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -180,7 +181,6 @@ def _entry(
     file: Path | None,
     text: str = "",
 ) -> Entry:
-    documented = ast.get_docstring(node) or ""
     named: list[tuple[str, ast.expr | None, ast.expr | None]]
     if isinstance(node, ast.ClassDef):  # of a study: the fields of a dataclass
         fields = [field for field in node.body if isinstance(field, ast.AnnAssign)]
@@ -196,5 +196,37 @@ def _entry(
         )
         for each, annotation, default in named
     )
+    documented = _completed(ast.get_docstring(node) or "", params, kind=kind)
     summary = documented.split("\n", 1)[0]
     return Entry(kind, name, module, node.name, summary, params, options, documented, file, text)
+
+
+def _completed(documented: str, params: Iterable[Param], *, kind: str) -> str:
+    """Return a docstring with the explanations that plug-ins of a kind share, of parameters that it does not explain itself."""
+    lines = [
+        f"    {param.name}: {_shared(kind)[param.name]}\n"
+        for param in params
+        if param.name in _shared(kind) and f"\n    {param.name}: " not in documented
+    ]
+    if not documented or not lines:
+        return documented
+    head, section, rest = documented.partition("\nArgs:\n")
+    if not section:
+        head, section, rest = documented.rstrip() + "\n", "\nArgs:\n", ""
+    return f"{head}{section}{''.join(lines)}{rest}".rstrip()
+
+
+@cache
+def _shared(kind: str) -> Mapping[str, str]:
+    """Return what the shared parameters of a kind are: the `Attributes` of the classes in its module of options."""
+    found: dict[str, str] = {}
+    if KINDS[kind].shared:
+        folder = Path(__file__).resolve().parents[1].joinpath(*KINDS[kind].folder.split(".")[1:])
+        tree = ast.parse((folder / f"{KINDS[kind].shared}.py").read_text(encoding="utf-8"))
+        for node in tree.body:
+            text = ast.get_docstring(node) or "" if isinstance(node, ast.ClassDef) else ""
+            section = re.search(r"^Attributes:\n(.*?)(?=^\S|\Z)", text, flags=re.DOTALL | re.MULTILINE)
+            pieces = re.split(r"^ {4}(\w+): ", section.group(1), flags=re.MULTILINE)[1:] if section else []
+            for name, words in zip(pieces[::2], pieces[1::2], strict=True):
+                found.setdefault(name, " ".join(words.split()))
+    return found

@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
-from edgeproof.attacks.losses import cross_entropy
-from edgeproof.attacks.pgd import descend
+from edgeproof.attacks.options import IterativeOptions
+from edgeproof.attacks.pgd import pgd
 from edgeproof.config import PoisonConfig
 from edgeproof.data.base import Splits
 from edgeproof.data.poison import PoisonedImages
@@ -111,10 +111,13 @@ def _fit_noise(state: _State, x: Tensor, y: Tensor, chosen: Tensor, config: Pois
     """Move the noise of the chosen images down the network's loss, inside the budget."""
     with attacking(state.victim):
         for rows in torch.split(torch.nonzero(chosen).flatten().to(x.device), _CHUNK):
-            state.images[rows] = descend(
-                state.victim, x[rows], y[rows], loss=cross_entropy, eps=config.eps, steps=_NOISE_STEPS,
-                step_size=config.eps / 10, start=lambda x, draws, at=rows: state.images[at], direction="descent", keep="last",
-            )  # fmt: skip
+            state.images[rows] = pgd(
+                state.victim,
+                x[rows],
+                y[rows],
+                IterativeOptions(config.eps, _NOISE_STEPS, config.eps / 10, direction="descent", keep="last"),
+                start=lambda x, draws, at=rows: state.images[at],
+            )
 
 
 def _save(path: Path, state: _State) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-from edgeproof.attacks.balls import uniform_in_linf
 from edgeproof.attacks.base import Draws
 from edgeproof.attacks.losses import cross_entropy
-from edgeproof.attacks.pgd import descend
+from edgeproof.attacks.options import IterativeOptions
+from edgeproof.attacks.pgd import pgd
 from edgeproof.config import check_eps
 from edgeproof.models.base import Classifier
 from edgeproof.plugins.registry import register
@@ -102,17 +101,7 @@ class ClassWise(Objective):
         """Return the loss of a batch."""
         eps = (self._eps * self.budget[y]).view(-1, 1, 1, 1)
         with attacking(model):
-            x_adv = descend(
-                model,
-                x,
-                y,
-                loss=cross_entropy,
-                eps=eps,
-                steps=self._steps,
-                start=partial(uniform_in_linf, eps=eps),
-                keep="last",
-                draws=draws,
-            )
+            x_adv = pgd(model, x, y, IterativeOptions(eps, self._steps, keep="last", draws=draws))
             self._note(model, x_adv, y)
         return mixed(lambda logits, y: self.weight[y] * cross_entropy(logits, y), model, x_adv, x, y, clean=self._clean)
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from edgeproof.attacks.balls import uniform_in_linf
 from edgeproof.attacks.base import Draws
 from edgeproof.attacks.losses import cross_entropy, expected_cost
-from edgeproof.attacks.pgd import descend
+from edgeproof.attacks.options import IterativeOptions
+from edgeproof.attacks.pgd import pgd
 from edgeproof.config import check_eps
 from edgeproof.errors import ConfigError
 from edgeproof.evaluation.costs import Side, choose_costs
@@ -62,15 +62,9 @@ def cost_sensitive(
     check_eps(eps, norm="linf")
     check_share(clean)
     matrix = task_costs(task, protect=protect, cost=cost, side=side, costs=costs)
-    attack = partial(
-        descend,
-        eps=eps,
-        steps=steps,
-        step_size=eps if step_size is None and steps == 1 else step_size,
-        start=partial(uniform_in_linf, eps=eps) if random_start else None,
-        keep="last",
-    )
-    return CostSensitive(matrix, attack=attack, weight=weight, clean=clean)
+    length = eps if step_size is None and steps == 1 else step_size
+    options = IterativeOptions(eps, steps, length, random_start=random_start, keep="last")
+    return CostSensitive(matrix, options=options, weight=weight, clean=clean)
 
 
 class CostSensitive(Objective):
@@ -78,10 +72,10 @@ class CostSensitive(Objective):
 
     costs: Tensor
 
-    def __init__(self, costs: Tensor, *, attack: partial[Tensor], weight: float, clean: float) -> None:
+    def __init__(self, costs: Tensor, *, options: IterativeOptions, weight: float, clean: float) -> None:
         super().__init__()
         self.register_buffer("costs", costs)
-        self._attack = attack
+        self._options = options
         self._weight = weight
         self._clean = clean
 
@@ -89,7 +83,7 @@ class CostSensitive(Objective):
         """Return the loss of a batch."""
         loss = with_cost(self.costs, weight=self._weight)
         with attacking(model):
-            x_adv = self._attack(model, x, y, loss=loss, draws=draws)
+            x_adv = pgd(model, x, y, replace(self._options, draws=draws), loss=loss)
         return mixed(loss, model, x_adv, x, y, clean=self._clean)
 
 

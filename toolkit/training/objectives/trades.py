@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgeproof.attacks.balls import uniform_in_linf
 from edgeproof.attacks.base import Draws
-from edgeproof.attacks.pgd import descend
+from edgeproof.attacks.norms import uniform_in_linf
+from edgeproof.attacks.options import IterativeOptions
+from edgeproof.attacks.pgd import pgd
 from edgeproof.config import check_eps
 from edgeproof.models.base import Classifier
 from edgeproof.plugins.registry import register
@@ -55,9 +56,8 @@ def trades(
         with torch.no_grad():
             near = divergence_from(model(x))
         start = partial(uniform_in_linf, eps=min(_START, eps))
-        x_adv = descend(
-            model, x, y, loss=near, eps=eps, steps=steps, step_size=step_size, start=start, keep="last", draws=draws
-        )
+        options = IterativeOptions(eps, steps, step_size, keep="last", draws=draws)
+        x_adv = pgd(model, x, y, options, loss=near, start=start)
     logits, clean_logits = model(torch.cat([x_adv, x])).chunk(2)
     return functional.cross_entropy(clean_logits, y) + beta * divergence_from(clean_logits)(logits, y).mean()
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgeproof.attacks.base import Draws, check_positive
-from edgeproof.attacks.fitting import Ascent, Feed, Goal, fit
-from edgeproof.attacks.goals import Balanced, clamped_cross_entropy, uniform_histogram
+from edgeproof.attacks.fitting import Ascent, BatchSampler, FitObjective, fit
+from edgeproof.attacks.objectives import Balanced, clamped_cross_entropy, uniform_histogram
 from edgeproof.models.base import Classifier
 from edgeproof.plugins.registry import register
 from edgeproof.source_model.folding import fast_form
@@ -90,12 +90,12 @@ class Fresh:
         frozen = fast_form(model, task.images[:8], mode="fast")
         seed = int(np.random.SeedSequence([task.seed, epoch]).generate_state(1, np.uint64)[0])
         draws = Draws(seed=seed, index=np.arange(len(task.images)))
-        feed = Feed(task.images, task.labels, size=self.batch, count=self.added, draws=draws)
+        feed = BatchSampler(task.images, task.labels, size=self.batch, count=self.added, draws=draws)
         move = Ascent(frozen, self._goal(task), "linf", self.eps, self.step_size, self.steps)
         start = torch.zeros(self.added, *task.images.shape[1:], device=task.images.device)
         return fit(start, feed, move, steps=self.steps)
 
-    def _goal(self, task: Task) -> Goal:
+    def _goal(self, task: Task) -> FitObjective:
         if self.kind == "plain":
             return clamped_cross_entropy(self.beta)
         histogram = uniform_histogram(count=self.added, classes=task.num_classes, like=task.images)
@@ -133,5 +133,5 @@ class TwoStageTraining(Objective):
         known = min(int(self.filled), len(self.pool))
         if not known:
             return functional.cross_entropy(model(x), y)
-        owner = (draws.uniform(_MEMBER, (1,)).flatten() * known).long().to(x.device)
-        return perturbed_loss(model, x, y, self.pool, owner, spared=round(self._clean * len(x)))
+        which = (draws.uniform(_MEMBER, (1,)).flatten() * known).long().to(x.device)
+        return perturbed_loss(model, x, y, self.pool, which, spared=round(self._clean * len(x)))

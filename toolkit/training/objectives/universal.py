@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from edgeproof.attacks.base import Draws, check_positive
 from edgeproof.attacks.fitting import Ascent, Batch
-from edgeproof.attacks.goals import clamped_cross_entropy
+from edgeproof.attacks.objectives import clamped_cross_entropy
 from edgeproof.config import check_eps
 from edgeproof.errors import ConfigError
 from edgeproof.models.base import Classifier
@@ -63,12 +63,12 @@ class UniversalTraining(Objective):
 
     def forward(self, model: Classifier, x: Tensor, y: Tensor, *, draws: Draws) -> Tensor:
         """Move the perturbations of this batch, and return the loss under them."""
-        owner = y if len(self.delta) > 1 else torch.zeros_like(y)
+        which = y if len(self.delta) > 1 else torch.zeros_like(y)
         spared = round(self._clean * len(x))
         with attacking(model):
             move = Ascent(model, self._goal, "linf", self._eps, self._step_size)
-            self.delta.copy_(move(self.delta, Batch(x[spared:], y[spared:], owner[spared:])))
-        return perturbed_loss(model, x, y, self.delta, owner, spared=spared)
+            self.delta.copy_(move(self.delta, Batch(x[spared:], y[spared:], which[spared:])))
+        return perturbed_loss(model, x, y, self.delta, which, spared=spared)
 
 
 @register("shared")
@@ -107,18 +107,18 @@ def shared(
     check_budget(eps, clean=clean, step_size=step_size, beta=beta)
     check_positive(images=images, steps=steps)
     spared = round(clean * len(x))
-    owner = torch.arange(len(x), device=x.device) // images
+    which = torch.arange(len(x), device=x.device) // images
     delta = torch.zeros(-(-len(x) // images), *x.shape[1:], dtype=x.dtype, device=x.device)
     with attacking(model):
         move = Ascent(model, clamped_cross_entropy(beta), "linf", eps, step_size or 2.5 * eps / steps)
         for _ in range(steps):
-            delta = move(delta, Batch(x[spared:], y[spared:], owner[spared:]))
-    return perturbed_loss(model, x, y, delta, owner, spared=spared)
+            delta = move(delta, Batch(x[spared:], y[spared:], which[spared:]))
+    return perturbed_loss(model, x, y, delta, which, spared=spared)
 
 
-def perturbed_loss(model: Classifier, x: Tensor, y: Tensor, delta: Tensor, owner: Tensor, *, spared: int) -> Tensor:
+def perturbed_loss(model: Classifier, x: Tensor, y: Tensor, delta: Tensor, which: Tensor, *, spared: int) -> Tensor:
     """Return the cross-entropy of a batch whose first `spared` images are clean and whose others carry their perturbation."""
-    images = torch.cat([x[:spared], universal_apply(x[spared:], delta, owner[spared:])])
+    images = torch.cat([x[:spared], universal_apply(x[spared:], delta, which[spared:])])
     return functional.cross_entropy(model(images), y)
 
 

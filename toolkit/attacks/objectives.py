@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgeproof.attacks.fitting import Goal, mean_by_owner
+from edgeproof.attacks.fitting import FitObjective, mean_by_perturbation
 from edgeproof.attacks.losses import cross_entropy
 
 Strength: TypeAlias = Literal["margin", "ce"]
@@ -19,12 +19,12 @@ Penalty: TypeAlias = Literal["entropy", "histogram"]
 _SMOOTHING = 0.1  # added to K times a class's share, so that a class that is never predicted has a finite offset
 
 
-def clamped_cross_entropy(beta: float) -> Goal:
+def clamped_cross_entropy(beta: float) -> FitObjective:
     """Return min(cross-entropy, beta): an image that is lost already stops pulling (Shafahi et al., 2020, arXiv:1811.11304)."""
-    return lambda logits, y, owner: cross_entropy(logits, y).clamp(max=beta)
+    return lambda logits, y, which: cross_entropy(logits, y).clamp(max=beta)
 
 
-def towards_class(logits: Tensor, y: Tensor, owner: Tensor) -> Tensor:
+def towards_class(logits: Tensor, y: Tensor, which: Tensor) -> Tensor:
     """Return the negative cross-entropy: what descends towards class y."""
     return -cross_entropy(logits, y)
 
@@ -64,20 +64,20 @@ class Balanced:
     gam: float = 0.0
     slack: float = 0.5
 
-    def __call__(self, logits: Tensor, y: Tensor, owner: Tensor) -> Tensor:
+    def __call__(self, logits: Tensor, y: Tensor, which: Tensor) -> Tensor:
         """Return the goal of each image, (N,): its strength, and the penalty of its perturbation."""
-        self._note(logits.detach(), owner)
-        strength = self._strength(logits - self.offsets().to(logits.dtype)[owner], logits, y)
-        return strength + self._penalty(logits, owner) if self.lam or self.gam else strength
+        self._note(logits.detach(), which)
+        strength = self._strength(logits - self.offsets().to(logits.dtype)[which], logits, y)
+        return strength + self._penalty(logits, which) if self.lam or self.gam else strength
 
     def offsets(self) -> Tensor:
         """Return what is taken from each logit, (P, K): tau * log(K * share + 0.1)."""
         return self.tau * torch.log(self.histogram.shape[1] * self.histogram + _SMOOTHING)
 
-    def _note(self, logits: Tensor, owner: Tensor) -> None:
+    def _note(self, logits: Tensor, which: Tensor) -> None:
         count, classes = self.histogram.shape
         predicted = functional.one_hot(logits.argmax(1), classes).to(self.histogram.dtype)
-        shares = mean_by_owner(predicted, owner, count=count)
+        shares = mean_by_perturbation(predicted, which, count=count)
         seen = shares.sum(1, keepdim=True) > 0
         self.histogram.copy_(torch.where(seen, self.histogram.lerp(shares, 1 - self.decay), self.histogram))
 
@@ -88,14 +88,14 @@ class Balanced:
         wrong = others.logsumexp(1) if self.reduction == "logsumexp" else others.amax(1)
         return (wrong - logits.gather(1, y[:, None]).squeeze(1)).clamp(max=self.kappa)
 
-    def _penalty(self, logits: Tensor, owner: Tensor) -> Tensor:
+    def _penalty(self, logits: Tensor, which: Tensor) -> Tensor:
         p = logits.softmax(1)
-        mean = mean_by_owner(p, owner, count=len(self.histogram))
+        mean = mean_by_perturbation(p, which, count=len(self.histogram))
         if self.penalty == "entropy":
             spread = entropy(mean)
         else:
             spread = -(mean - (1 + self.slack) / p.shape[1]).clamp(min=0).square().sum(1)
-        return self.lam * spread[owner] - self.gam * entropy(p)
+        return self.lam * spread[which] - self.gam * entropy(p)
 
 
 def entropy(p: Tensor) -> Tensor:
@@ -106,15 +106,3 @@ def entropy(p: Tensor) -> Tensor:
 def uniform_histogram(*, count: int, classes: int, like: Tensor) -> Tensor:
     """Return (count, classes) equal shares, where and in the type that `like` is."""
     return torch.full((count, classes), 1 / classes, dtype=like.dtype, device=like.device)
-
-
-__all__ = [
-    "Balanced",
-    "Penalty",
-    "Reduction",
-    "Strength",
-    "clamped_cross_entropy",
-    "entropy",
-    "towards_class",
-    "uniform_histogram",
-]
