@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
-    LogitsFn: TypeAlias = Callable[[Tensor], Tensor]  # images (N, C, H, W) in [0, 1] -> logits (N, K)
+# In quotes, since nothing here needs torch to be there.
+LogitsFn: TypeAlias = "Callable[[Tensor], Tensor]"  # images (N, C, H, W) in [0, 1] -> logits (N, K)
 
 Images: TypeAlias = NDArray[np.float32]  # (N, C, H, W) in [0, 1]
 Logits: TypeAlias = NDArray[np.float32]  # (N, K)

@@ -10,6 +10,7 @@ import torch
 
 from edgeproof.attacks.base import AttackSpec, check_contract, distance, find_attack
 from edgeproof.attacks.configured import choose_attack
+from edgeproof.attacks.pgd import pgd_linf
 from edgeproof.errors import AttackContractError, ConfigError
 from edgeproof.ops import LEVELS, to_grid
 from edgeproof.plugins.registry import CALLERS, entries
@@ -103,6 +104,15 @@ def test_attack_documents_every_parameter_and_orders_them_alike(spec: AttackSpec
     assert [name for name in keywords if name in callers] == [name for name in callers if name in keywords]
     for name in keywords:
         assert f"\n    {name}: " in inspect.cleandoc(spec.entry.help), name
+
+
+def test_what_attacks_share_is_explained_once_and_their_own_explanation_counts() -> None:
+    shared, own = (find_attack(name).entry.help for name in ("pgd-linf", "mi-fgsm"))
+    assert "\n    steps: Number of steps, each one gradient.\n" in shared
+    assert "steps: " not in (pgd_linf.__doc__ or "")
+    assert "\n    step_size: Length of a step (default: 2.5 * eps / steps).\n" in shared
+    assert "\n    step_size: Length of a step (default: eps / steps).\n" in own
+    assert own.count("step_size: ") == 1
 
 
 SPEC = find_attack("fgsm")

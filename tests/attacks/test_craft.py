@@ -87,17 +87,8 @@ def test_saved_logits_are_the_source_models_own(tmp_path: Path) -> None:
 
 def test_a_killed_run_continues_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(tmp_path / "whole")
-    asked: list[int] = []
-    write = chunks.write_npz
-
-    def write_two(path: Path, arrays) -> None:  # type: ignore[no-untyped-def]
-        if len(asked) == 2:
-            raise KeyboardInterrupt
-        asked.append(len(arrays["x_adv"]))
-        write(path, arrays)
-
     with monkeypatch.context() as patch:
-        patch.setattr(chunks, "write_npz", write_two)
+        patch.setattr(chunks, "write_npz", stop_after(2))
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "killed")
     kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "killed" / CHUNKS).iterdir()}
@@ -112,6 +103,38 @@ def test_a_killed_run_continues_to_the_same_bytes(tmp_path: Path, monkeypatch: p
     run(tmp_path / "killed", network=counting)
     assert set(sizes) == {4}
     assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
+
+
+def test_an_unfinished_run_of_an_earlier_version_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(chunks, "write_npz", stop_after(2))
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "killed")
+    (tmp_path / "killed" / CHUNKS).rename(tmp_path / "killed" / "shards")
+    sizes: list[int] = []
+    network = small_network().float()
+
+    def counting(x):  # type: ignore[no-untyped-def]
+        sizes.append(len(x))
+        return network(x)
+
+    run(tmp_path / "killed", network=counting)
+    assert set(sizes) == {4}
+    assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
+
+
+def stop_after(count: int):  # type: ignore[no-untyped-def]
+    """Return a writer of arrays that is interrupted once it has written so many files."""
+    write, written = chunks.write_npz, []
+
+    def write_some(path: Path, arrays) -> None:  # type: ignore[no-untyped-def]
+        if len(written) == count:
+            raise KeyboardInterrupt
+        written.append(path)
+        write(path, arrays)
+
+    return write_some
 
 
 @pytest.mark.parametrize("name", ["pgd-linf", "noise"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,9 +17,7 @@ from edgeproof.attacks.options import IterativeOptions
 from edgeproof.ops import linf_project, linf_step
 from edgeproof.plugins.registry import register
 from edgeproof.source_model.gradients import ForwardPass, Loss, value_and_grad
-
-if TYPE_CHECKING:
-    from edgeproof.types import LogitsFn
+from edgeproof.types import LogitsFn
 
 _MOMENTUM = 0.75  # share of the new step, alpha in the paper
 _ENOUGH = 0.75  # share of the steps since the last check that have to raise the loss, rho in the paper

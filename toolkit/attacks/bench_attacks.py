@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,9 +18,7 @@ from edgeproof.evaluation.bench import BenchCase, BenchReport, bench_report, com
 from edgeproof.runs import Run, write_text
 from edgeproof.source_model.opening import open_source
 from edgeproof.system.progress import progress
-
-if TYPE_CHECKING:
-    from edgeproof.types import LogitsFn
+from edgeproof.types import LogitsFn
 
 
 def bench_attacks(config: BenchAttacksConfig, out: Run) -> BenchReport:

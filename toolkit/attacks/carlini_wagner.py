@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
@@ -12,9 +10,7 @@ from edgeproof.attacks.losses import margin
 from edgeproof.errors import ConfigError
 from edgeproof.ops import l2_norm, l2_project
 from edgeproof.plugins.registry import register
-
-if TYPE_CHECKING:
-    from edgeproof.types import LogitsFn
+from edgeproof.types import LogitsFn
 
 _INSIDE = 0.999999  # keeps the inverse hyperbolic tangent of black and white finite
 

@@ -16,12 +16,11 @@ from edgeproof.errors import AttackContractError, ConfigError
 from edgeproof.ops import LEVELS, to_grid, to_grid_inwards, universal_apply
 from edgeproof.plugins.parameters import read_params
 from edgeproof.plugins.registry import CALLERS
-from edgeproof.types import Pixels
+from edgeproof.types import LogitsFn, Pixels
 
 if TYPE_CHECKING:
     from edgeproof.attacks.fitting import FitCheckpoint
     from edgeproof.attacks.queries import QueryTrace
-    from edgeproof.types import LogitsFn
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
@@ -11,9 +9,7 @@ from edgeproof.attacks.base import check_positive
 from edgeproof.errors import ConfigError
 from edgeproof.ops import l2_norm, l2_project
 from edgeproof.plugins.registry import register
-
-if TYPE_CHECKING:
-    from edgeproof.types import LogitsFn
+from edgeproof.types import LogitsFn
 
 
 @register("deepfool", norm="l2", access="gradients", nested=True)

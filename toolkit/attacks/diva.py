@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,9 +15,7 @@ from edgeproof.attacks.options import IterativeOptions
 from edgeproof.ops import linf_step
 from edgeproof.plugins.registry import register
 from edgeproof.source_model.gradients import value_and_grad
-
-if TYPE_CHECKING:
-    from edgeproof.types import LogitsFn
+from edgeproof.types import LogitsFn
 
 
 @register("diva", norm="linf", access="gradients")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
@@ -12,9 +10,7 @@ from edgeproof.attacks.configured import choose_attack
 from edgeproof.attacks.iterative import BestAdversarial
 from edgeproof.errors import ConfigError
 from edgeproof.plugins.registry import register
-
-if TYPE_CHECKING:
-    from edgeproof.types import LogitsFn
+from edgeproof.types import LogitsFn
 
 
 @register("ensemble", norm="linf", access="gradients")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
@@ -14,10 +12,7 @@ from edgeproof.attacks.pgd import pgd_linf
 from edgeproof.ops import linf_step
 from edgeproof.plugins.registry import register
 from edgeproof.source_model.gradients import value_and_grad
-from edgeproof.types import Direction
-
-if TYPE_CHECKING:
-    from edgeproof.types import LogitsFn
+from edgeproof.types import Direction, LogitsFn
 
 
 @register("fgsm", norm="linf", access="gradients", nested=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -23,10 +23,7 @@ from edgeproof.data.arrays import read_npz, write_npz
 from edgeproof.ops import l2_norm, universal_apply, universal_update
 from edgeproof.source_model.gradients import value_and_grad
 from edgeproof.system.progress import progress
-from edgeproof.types import Norm
-
-if TYPE_CHECKING:
-    from edgeproof.types import LogitsFn
+from edgeproof.types import LogitsFn, Norm
 
 _SAVED_EVERY = 50  # steps; a state is one perturbation in size
 

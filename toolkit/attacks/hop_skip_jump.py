@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,10 +13,7 @@ from edgeproof.attacks.options import QueryOptions
 from edgeproof.attacks.queries import QueryTrace
 from edgeproof.ops import l2_norm
 from edgeproof.plugins.registry import register
-from edgeproof.types import Norm
-
-if TYPE_CHECKING:
-    from edgeproof.types import LogitsFn
+from edgeproof.types import LogitsFn, Norm
 
 _STARTS = 40  # random images that are tried as a start
 _STARTS_STREAM, _DIRECTIONS_STREAM = 0, 1000

@@ -19,7 +19,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,10 +29,7 @@ from edgeproof.attacks.losses import goal_margin
 from edgeproof.attacks.options import IterativeOptions
 from edgeproof.errors import ConfigError
 from edgeproof.source_model.gradients import ForwardPass, Loss
-from edgeproof.types import Direction
-
-if TYPE_CHECKING:
-    from edgeproof.types import LogitsFn
+from edgeproof.types import Direction, LogitsFn
 
 B = TypeVar("B", bound="Batch")
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from edgeproof.errors import ConfigError
 from edgeproof.system.untrusted import read_index
-
-if TYPE_CHECKING:
-    from edgeproof.types import LogitsFn
+from edgeproof.types import LogitsFn
 
 NAMES = ("true", "most-likely", "least-likely")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,10 +19,7 @@ from edgeproof.errors import ConfigError
 from edgeproof.ops import momentum_step
 from edgeproof.plugins.registry import register
 from edgeproof.source_model.gradients import ForwardPass, value_and_grad
-from edgeproof.types import Direction
-
-if TYPE_CHECKING:
-    from edgeproof.types import LogitsFn
+from edgeproof.types import Direction, LogitsFn
 
 _FIRST_STREAM = 1  # of the steps' draws; stream 0 is that of random starts
 

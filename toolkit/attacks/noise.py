@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,9 +11,7 @@ from edgeproof.attacks.base import Draws, draws_of
 from edgeproof.attacks.norms import START, uniform_in_linf
 from edgeproof.ops import linf_step
 from edgeproof.plugins.registry import register
-
-if TYPE_CHECKING:
-    from edgeproof.types import LogitsFn
+from edgeproof.types import LogitsFn
 
 
 @register("noise", norm="linf", access="none")

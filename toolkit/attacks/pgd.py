@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -17,10 +16,7 @@ from edgeproof.attacks.options import IterativeOptions, Keep
 from edgeproof.errors import ConfigError
 from edgeproof.plugins.registry import register
 from edgeproof.source_model.gradients import Loss, value_and_grad
-from edgeproof.types import Direction, Norm
-
-if TYPE_CHECKING:
-    from edgeproof.types import LogitsFn
+from edgeproof.types import Direction, LogitsFn, Norm
 
 
 @register("pgd-linf", norm="linf", access="gradients")

@@ -7,7 +7,6 @@ arXiv:2003.13511). What is measured here is stored with the set and judged by `e
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,10 +19,7 @@ from edgeproof.data.base import LabelledImages
 from edgeproof.data.sampling import stratified_sample
 from edgeproof.source_model.base import SourceModel
 from edgeproof.source_model.opening import open_source
-from edgeproof.types import Array, Images
-
-if TYPE_CHECKING:
-    from edgeproof.types import LogitsFn
+from edgeproof.types import Array, Images, LogitsFn
 
 DEFAULT_COUNT = 64
 _QUERIES = 100  # of Square for each image that the attack has left right

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,9 +14,7 @@ from edgeproof.attacks.queries import QueryTrace
 from edgeproof.errors import ConfigError
 from edgeproof.ops import linf_project
 from edgeproof.plugins.registry import register
-
-if TYPE_CHECKING:
-    from edgeproof.types import LogitsFn
+from edgeproof.types import LogitsFn
 
 #: From which of 10,000 queries on the share of changed pixels is halved once more.
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -25,10 +24,7 @@ from edgeproof.attacks.options import Method, Per, UniversalOptions
 from edgeproof.errors import ConfigError
 from edgeproof.ops import l2_norm, universal_apply
 from edgeproof.plugins.registry import register
-from edgeproof.types import Direction, Norm
-
-if TYPE_CHECKING:
-    from edgeproof.types import LogitsFn
+from edgeproof.types import Direction, LogitsFn, Norm
 
 LOG = logging.getLogger(__name__)
 

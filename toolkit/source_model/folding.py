@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -12,10 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from edgeproof.errors import ModelError
 from edgeproof.source_model.fused import fuse_relus
-from edgeproof.types import GradientMode
-
-if TYPE_CHECKING:
-    from edgeproof.types import LogitsFn
+from edgeproof.types import GradientMode, LogitsFn
 
 _ROUNDING = 1e-3  # folding reorders float32 sums; a larger share of the largest logit is no rounding
 _LEVELS = 2e-2  # the same of a quantised network, where such a sum can be rounded to the next level: 1.7e-3 on 256 images of possas-vgg

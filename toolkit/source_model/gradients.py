@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from edgeproof.errors import ModelError
-
-if TYPE_CHECKING:
-    from edgeproof.types import LogitsFn
+from edgeproof.types import LogitsFn
 
 #: Logits (N, K) and the label that is followed (N,) to one number per image, (N,).
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
