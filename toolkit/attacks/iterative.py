@@ -128,7 +128,7 @@ def iterate(
         options: Which images are kept, when they leave, and how often all of this is done.
         gradient: Loss and gradient at the batch, at a step.
         step: Iterates, gradients and clean images to the next iterates: one of `ops`, with its options.
-        move: The batch after a step, for an attack that carries more along.
+        move: In its place the batch after a step, for an attack that carries more along.
         start: Called with clean images and their `draws` for the starting points; None starts at the clean images.
         full_step: Images one whole budget along the first gradient, tried too where images may leave: one pass forwards that
             spares most images of an undefended model the rest. The search goes on from where it was.
@@ -141,6 +141,8 @@ def iterate(
     Raises:
         ConfigError: For several equal attempts.
     """
+    if (step is None) == (move is None):
+        raise TypeError("iterate takes a step or a move, one of them")
     if options.restarts > 1 and start is None:
         raise ConfigError(
             f"restarts = {options.restarts} without a random start repeat the same search; expected restarts = 1"
