@@ -29,7 +29,7 @@ from edgeproof.system.distributed import first
 
 LOG = logging.getLogger(__name__)
 CHUNKS = "chunks"
-_CHUNKS_BEFORE = "shards"  # what unfinished runs of edgeproof 0.1 call them
+_CHUNKS_BEFORE = "shards"  # their former name, in unfinished runs that were begun with it
 
 
 def attack(config: AttackConfig, out: Run) -> None:
@@ -204,7 +204,7 @@ def _clean_images(config: AttackConfig, chosen: DataConfig) -> LabelledImages:
 
 
 def _chunks_of(folder: Path) -> Path:
-    """Return where the chunks of a run lie; an unfinished run of an earlier version is continued."""
+    """Return where the chunks of a run lie; an unfinished run that calls them otherwise is continued."""
     before = folder / _CHUNKS_BEFORE
     if before.is_dir() and first():
         before.rename(folder / CHUNKS)
