@@ -133,7 +133,7 @@ BROKEN = {
     "in place": ("x_adv = x.clone()", "x_adv = x.mul_(0.99)", AttackContractError, "changed the clean images in place"),
     "batch": ('reduction="sum")', 'reduction="sum") * 0 + x_adv.std() ** 2', PluginError, "an image gets another adversary in another batch"),
     "random": ("x_adv = x.clone()", "x_adv = x.clone(); eps = eps * float(torch.rand(()))", PluginError, "other images when it is repeated"),
-    "documented": ("        steps: Number of steps.\n", "", PluginError, "does not say what 'steps' is"),
+    "documented": ("steps: int = 5)", "steps: int = 5, decay: float = 1.0)", PluginError, "does not say what 'decay' is"),
     "gradient": ("return x_adv", "return x_adv.requires_grad_(True)", AttackContractError, "still carry a gradient"),
 }  # fmt: skip
 
