@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from edgeproof.kernels import fake_quantize, l2_step, linf_step, momentum_step, normalize, universal_apply
+from edgeproof.kernels import l2_step, linf_step, momentum_step, normalize, universal_apply
 
 EPS, STEP = 8 / 255, 2 / 255
 PIXELS = 3 * 32 * 32
@@ -37,7 +37,6 @@ def groups(images: int, stream: Any) -> Iterator[tuple[str, Callable[[], list[Si
     yield "l2_step f32", lambda: l2_sides(images, stream)
     yield "universal_apply f32", lambda: universal_sides(images, stream)
     yield "normalize f32", lambda: normalize_sides(images, stream)
-    yield "fake_quantize f32", lambda: fake_quantize_sides(images, stream)
 
 
 def random_images(images: int, count: int, dtype: str = "float32", *, more: int = 0) -> list[Any]:
@@ -170,27 +169,6 @@ def normalize_sides(images: int, stream: Any) -> list[Side]:
 
     check(ours(), eager(), tolerance=0.0)
     moved_bytes = 5 * x.numel()
-    return [copy_side(x, out), Side("kernel", ours, moved_bytes), Side("torch", eager, moved_bytes)]
-
-
-def fake_quantize_sides(images: int, stream: Any) -> list[Side]:
-    """Quantise-dequantise by channel, against torch's own operator."""
-    import torch
-
-    x, out = random_images(images, 2, more=3)
-    scale = torch.full_like(x[0, :, 0, 0], 1 / 127)
-    zero = torch.zeros_like(scale, dtype=torch.int32)
-    mask = torch.empty_like(x, dtype=torch.bool)
-
-    def eager() -> Any:
-        return torch.fake_quantize_per_channel_affine(x, scale, zero, 1, -128, 127)
-
-    def ours() -> Any:
-        fake_quantize.fake_quantize(x, out, scale=scale, zero_point=zero, axis=1, mask=mask, stream=stream)
-        return out
-
-    check(ours(), eager(), tolerance=0.0)
-    moved_bytes = 9 * x.numel()
     return [copy_side(x, out), Side("kernel", ours, moved_bytes), Side("torch", eager, moved_bytes)]
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from edgeproof.kernels.arrays import (
-    BYTES,
     DeviceArray,
     Direction,
     View,
@@ -16,12 +15,11 @@ from edgeproof.kernels.arrays import (
     per_image,
     require_output,
     sense,
-    typed,
 )
 from edgeproof.kernels.numerics import Array, Floats, clip, column
 from edgeproof.kernels.runtime import launch, row_threads
 
-LAYOUT = "PPPPPPPqqddd"
+LAYOUT = "PPPPPPqqddd"
 
 
 @np.errstate(invalid="ignore", over="ignore", divide="ignore")
@@ -33,7 +31,6 @@ def reference(
     step_size: float | Floats,
     eps: float | Floats,
     direction: Direction = "ascent",
-    frozen: Array | None = None,
 ) -> Floats:
     """Specify the step: clip(origin + d' * min(1, eps / |d'|), 0, 1) with d' = x - origin +- step_size * grad / |grad|.
 
@@ -47,7 +44,6 @@ def reference(
         step_size: Euclidean length of the step: a number, or (N,) float32 with one an image.
         eps: Radius of the ball, likewise.
         direction: "ascent" follows the gradient, "descent" goes against it.
-        frozen: (N,) bool: these images stay exactly as they are.
 
     Returns:
         The moved images.
@@ -62,8 +58,7 @@ def reference(
     square = offset2 + np.where(moves, rate * (2 * cross + rate * slope2), 0.0)
     shrink = np.where(square > radius * radius, radius / np.sqrt(square), 1.0).astype(np.float32)
     along = np.where(rate == 0, np.float32(0), (rate * slope).astype(np.float32))
-    value = clip(origin + shrink * (offset + along), 0.0, 1.0)
-    return value if frozen is None else np.where(column(frozen, x) != 0, x, value)
+    return clip(origin + shrink * (offset + along), 0.0, 1.0)
 
 
 def inner(a: Array, b: Array) -> Array:
@@ -81,7 +76,6 @@ def l2_step(
     step_size: float | DeviceArray,
     eps: float | DeviceArray,
     direction: Direction = "ascent",
-    frozen: DeviceArray | None = None,
     stream: Any = None,
 ) -> None:
     """Launch the step that `reference` specifies; `out` may be `x` itself.
@@ -91,7 +85,6 @@ def l2_step(
         step_size: A number, or a float32 device array (N,).
         eps: Likewise.
         direction: As in `reference`.
-        frozen: Device array (N,) of bool or uint8.
         stream: A pycuda stream; None is the legacy default stream.
 
     Raises:
@@ -103,10 +96,9 @@ def l2_step(
     sign_of_step = sense(direction)
     step, steps = per_image("step_size", step_size, images)
     radius, radii = per_image("eps", eps, images)
-    mask = None if frozen is None else typed("frozen", frozen, images.shape[:1], BYTES, "one flag an image")
-    require_output(target, slopes, origins, steps, radii, mask, in_place=images)
+    require_output(target, slopes, origins, steps, radii, in_place=images)
     if images.size:
-        fields: list[View | int | float | None] = [images, slopes, origins, target, steps, radii, mask]
+        fields: list[View | int | float | None] = [images, slopes, origins, target, steps, radii]
         fields += [images.shape[0], images.image_size, sign_of_step * step, radius, sign_of_step]
         threads = (row_threads(images), 1, 1)
         kernel = f"l2_step_{images.scalar}"

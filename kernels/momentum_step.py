@@ -17,8 +17,8 @@ from edgeproof.kernels.arrays import (
     sense,
     typed,
 )
-from edgeproof.kernels.linf_step import BUDGET_LAYOUT, Pixels, move, pack_budget, views_of
-from edgeproof.kernels.numerics import Array, Floats, column, sign
+from edgeproof.kernels.linf_step import BUDGET_LAYOUT, move, pack_budget, views_of
+from edgeproof.kernels.numerics import Floats, column, sign
 from edgeproof.kernels.runtime import launch, row_threads
 
 LAYOUT = "PPPPPqq" + BUDGET_LAYOUT + "d"
@@ -35,8 +35,6 @@ def reference(
     step_size: float | Floats,
     eps: float | Floats,
     direction: Direction = "ascent",
-    frozen: Array | None = None,
-    pixels: Pixels = "float",
 ) -> tuple[Floats, Floats]:
     """Specify the step: m' = decay * m + grad / |grad|_1, then the L-infinity step along the sign of m'.
 
@@ -51,7 +49,7 @@ def reference(
             over the number of pixels, which float16 holds only as a denormal.
         origin: Clean images.
         decay: Factor on the old momentum (mu in the paper, 1.0 there).
-        step_size, eps, direction, frozen, pixels: As in `linf_step`; a frozen image keeps its momentum too.
+        step_size, eps, direction: As in `linf_step`.
 
     Returns:
         The moved images and the new momentum.
@@ -61,11 +59,7 @@ def reference(
     along = np.where(norm == 0, np.float32(0), grad / np.where(norm == 0, np.float32(1), norm))
     accumulated = np.float32(decay) * momentum + along
     step = np.float32(sense(direction)) * column(step_size, x).astype(np.float32)
-    value = move(x, sign(accumulated), origin, step=step, radius=column(eps, x), pixels=pixels)
-    if frozen is None:
-        return value, accumulated
-    still = column(frozen, x) != 0
-    return np.where(still, x, value), np.where(still, momentum, accumulated)
+    return move(x, sign(accumulated), origin, step=step, radius=column(eps, x)), accumulated
 
 
 def momentum_step(
@@ -79,8 +73,6 @@ def momentum_step(
     step_size: float | DeviceArray,
     eps: float | DeviceArray,
     direction: Direction = "ascent",
-    frozen: DeviceArray | None = None,
-    pixels: Pixels = "float",
     stream: Any = None,
 ) -> None:
     """Launch the step that `reference` specifies; `momentum` is updated in place and `out` may be `x` itself.
@@ -89,7 +81,7 @@ def momentum_step(
         x, grad, origin, out: Device arrays of one shape (N, ...) and one type: float32, float16 or bfloat16.
         momentum: float32 device array of the same shape.
         decay: Factor on the old momentum, in [0, inf).
-        step_size, eps, direction, frozen, pixels, stream: As in `linf_step`.
+        step_size, eps, direction, stream: As in `linf_step`.
 
     Raises:
         KernelArgumentError: When an argument does not fit; nothing is launched then.
@@ -98,7 +90,7 @@ def momentum_step(
     images = images_view("x", x)
     slopes, origins, target = like(images, "grad", grad), like(images, "origin", origin), like(images, "out", out)
     memory = typed("momentum", momentum, images.shape, FLOATS, "float32, like x")
-    budget = pack_budget(images, step_size, eps, direction, frozen, pixels)
+    budget = pack_budget(images, step_size, eps, direction)
     factor = require_number("decay", decay, low=0.0)
     require_output(target, slopes, origins, memory, *views_of(budget), in_place=images)
     require_output(memory, images, slopes, origins, *views_of(budget))

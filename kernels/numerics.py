@@ -26,20 +26,3 @@ def clip(values: Floats, low: Floats | float, high: Floats | float) -> Floats:
     """Return min(max(values, low), high) in float32; NaN in any operand gives NaN."""
     clipped: Floats = np.minimum(np.maximum(values, np.float32(low)), np.float32(high))
     return clipped
-
-
-def widen(bits: Array, scalar: str) -> Floats:
-    """Return the float32 values of an array of type "f32", "f16" or "bf16", the last held as uint16."""
-    if scalar == "bf16":
-        return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    return bits.astype(np.float32)
-
-
-@np.errstate(over="ignore")
-def narrow(values: Floats, scalar: str) -> Array:
-    """Round float32 values once, to nearest even, to "f32", "f16" or "bf16" as uint16; NaN stays NaN."""
-    if scalar != "bf16":
-        return values.astype({"f32": np.float32, "f16": np.float16}[scalar])
-    bits = np.asarray(values, np.float32, order="C").view(np.uint32)
-    rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
-    return np.where(np.isnan(values), np.uint32(0x7FC0), rounded >> np.uint32(16)).astype(np.uint16)

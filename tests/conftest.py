@@ -13,6 +13,12 @@ def _runs_in_a_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("EDGEPROOF_RUNS", str(tmp_path / "runs"))
 
 
+@pytest.fixture
+def fake_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Name tests/fake_engine.py as a plug-in, so that `.fake` files are engines."""
+    monkeypatch.setenv("EDGEPROOF_PLUGINS", str(Path(__file__).with_name("fake_engine.py")))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs a GPU where there is none, with the reason; under REQUIRE_GPU=1 it runs, and fails."""
     if os.environ.get("REQUIRE_GPU") == "1" or _gpu():

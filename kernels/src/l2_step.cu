@@ -20,7 +20,6 @@ struct L2Step {
     T* out;
     const float* steps;
     const float* epsilons;
-    const byte* frozen;
     int64 images;
     int64 image_size;
     double step;  // signed: negative for descent
@@ -64,14 +63,12 @@ struct L2Step {
         __device__ void at(int64 offset) const {
             const int64 i = image * all.image_size + offset;
             Pack<T, N> values = load<N>(all.x, i);
-            if (!(all.frozen && all.frozen[image])) {
-                const Pack<T, N> slopes = load<N>(all.grad, i), origins = load<N>(all.origin, i);
-                for (int k = 0; k < N; ++k) {
-                    const float origin = widen(origins.lane[k]);
-                    const float along = rate == 0 ? 0.0f : static_cast<float>(rate * widen(slopes.lane[k]));
-                    const float moved = (widen(values.lane[k]) - origin) + along;
-                    narrow(clip(origin + shrink * moved, 0.0f, 1.0f), values.lane[k]);
-                }
+            const Pack<T, N> slopes = load<N>(all.grad, i), origins = load<N>(all.origin, i);
+            for (int k = 0; k < N; ++k) {
+                const float origin = widen(origins.lane[k]);
+                const float along = rate == 0 ? 0.0f : static_cast<float>(rate * widen(slopes.lane[k]));
+                const float moved = (widen(values.lane[k]) - origin) + along;
+                narrow(clip(origin + shrink * moved, 0.0f, 1.0f), values.lane[k]);
             }
             store(all.out, i, values);
         }

@@ -20,12 +20,10 @@ struct LinfStep {
     __device__ void at(int64 i) const {
         Pack<T, N> values = load<N>(x, i);
         const int64 image = budget.uniform() ? 0 : i / image_size;
-        if (!budget.holds(image)) {
-            const LinfBall ball = budget.ball(image);
-            const Pack<T, N> slopes = load<N>(grad, i), origins = load<N>(origin, i);
-            for (int k = 0; k < N; ++k) {
-                narrow(linf_step(widen(values.lane[k]), widen(slopes.lane[k]), widen(origins.lane[k]), ball), values.lane[k]);
-            }
+        const LinfBall ball = budget.ball(image);
+        const Pack<T, N> slopes = load<N>(grad, i), origins = load<N>(origin, i);
+        for (int k = 0; k < N; ++k) {
+            narrow(linf_step(widen(values.lane[k]), widen(slopes.lane[k]), widen(origins.lane[k]), ball), values.lane[k]);
         }
         store(out, i, values);
     }

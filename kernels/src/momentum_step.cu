@@ -46,18 +46,16 @@ struct MomentumStep {
         __device__ void at(int64 offset) const {
             const int64 i = image * all.image_size + offset;
             Pack<T, N> values = load<N>(all.x, i);
-            if (!all.budget.holds(image)) {
-                const LinfBall ball = all.budget.ball(image);
-                const Pack<T, N> slopes = load<N>(all.grad, i), origins = load<N>(all.origin, i);
-                Pack<float, N> momenta = load<N>(all.momentum, i);
-                for (int k = 0; k < N; ++k) {
-                    // A zero gradient has no direction to add: 0/0 would poison the momentum for good.
-                    const float along = norm == 0 ? 0.0f : widen(slopes.lane[k]) / norm;
-                    momenta.lane[k] = static_cast<float>(all.decay) * momenta.lane[k] + along;
-                    narrow(linf_step(widen(values.lane[k]), momenta.lane[k], widen(origins.lane[k]), ball), values.lane[k]);
-                }
-                store(all.momentum, i, momenta);
+            const LinfBall ball = all.budget.ball(image);
+            const Pack<T, N> slopes = load<N>(all.grad, i), origins = load<N>(all.origin, i);
+            Pack<float, N> momenta = load<N>(all.momentum, i);
+            for (int k = 0; k < N; ++k) {
+                // A zero gradient has no direction to add: 0/0 would poison the momentum for good.
+                const float along = norm == 0 ? 0.0f : widen(slopes.lane[k]) / norm;
+                momenta.lane[k] = static_cast<float>(all.decay) * momenta.lane[k] + along;
+                narrow(linf_step(widen(values.lane[k]), momenta.lane[k], widen(origins.lane[k]), ball), values.lane[k]);
             }
+            store(all.momentum, i, momenta);
             store(all.out, i, values);
         }
     };

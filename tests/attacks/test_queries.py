@@ -24,6 +24,8 @@ from edgeproof.source_model.engine import open_engine_source
 from tests.oracles import Linear, draws, foolbox_minimum, images, labelled_images, small_network
 from tests.source_model.test_graph import data, engine_logits, graphs, npz_of
 
+pytestmark = pytest.mark.usefixtures("fake_engine")
+
 __all__ = ["graphs"]
 pytest.importorskip("onnxruntime")
 

@@ -17,6 +17,8 @@ from edgeproof.plugins.registry import entries
 from tests.closeness import assert_near
 from tests.edge.tiny_onnx import write_linear
 
+pytestmark = pytest.mark.usefixtures("fake_engine")
+
 CLASSES = ("ant", "bee", "cat")
 SHAPE = (1, 4, 4)
 #: Largest difference from the linear model in float64; INT8 keeps 7 bits of weights and images.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgeproof.config import EvalConfig
 from edgeproof.data.base import LabelledImages
-from edgeproof.engines.fake import FakeEngine
+from edgeproof.engines.base import Engine, open_engine
 from edgeproof.errors import ConfigError, DataError, RunError, ToolkitError
 from edgeproof.evaluation import metrics
 from edgeproof.evaluation.evaluate import evaluate
@@ -20,6 +21,8 @@ from edgeproof.evaluation.summary import recompute
 from edgeproof.runs import Run
 from tests.edge.conftest import CLASSES, SHAPE, MakeSet
 from tests.edge.tiny_onnx import write_linear
+
+pytestmark = pytest.mark.usefixtures("fake_engine")
 
 pytest.importorskip("onnxruntime")
 
@@ -138,16 +141,18 @@ def test_logits_that_were_saved_are_used_again(
 ) -> None:
     config = EvalConfig(engines=(str(fake),), sets=(str(make_set()),), throughput=False, invariance=0, batch_size=50)
     calls: list[int] = []
-    predict = FakeEngine.predict
+    with open_engine(fake) as engine:
+        kind = type(engine)  # of the plug-in's module, which is not the one that tests import
+    predict = kind.predict
 
-    def stops(self: FakeEngine, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    def stops(self: Engine, images: NDArray[np.float32]) -> NDArray[np.float32]:
         calls.append(len(images))
         if len(calls) == 4:
             raise KeyboardInterrupt
         return predict(self, images)
 
-    monkeypatch.setattr(FakeEngine, "predict", stops)
-    with Run.start("eval", "test", config={}, out=tmp_path / "eval") as run, pytest.raises(KeyboardInterrupt):
+    monkeypatch.setattr(kind, "predict", stops)
+    with closing(Run.start("eval", "test", config={}, out=tmp_path / "eval")) as run, pytest.raises(KeyboardInterrupt):
         evaluate(config, run)
     with Run.start("eval", "test", config={}, out=tmp_path / "eval") as run:
         evaluate(config, run)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgeproof.engines.fake import FakeEngine
 from edgeproof.evaluation.invariance import BATCH_SIZES, batch_invariance, narrowest
+from tests.fake_engine import FakeEngine
 
 WEIGHTS = np.random.default_rng(0).normal(size=(3, 1, 2, 2)).astype(np.float32)
 IMAGES = np.random.default_rng(1).random((40, 1, 2, 2), np.float32)

@@ -8,9 +8,8 @@ import torch
 
 from edgeproof import ops
 from edgeproof.kernels import l2_step, linf_step, momentum_step, runtime
-from edgeproof.kernels.numerics import narrow, widen
 from tests.gpu.cuda import Cuda
-from tests.kernels.table import EPS, SCALARS, gradients, plain, rounded
+from tests.kernels.table import EPS, SCALARS, gradients, narrow, plain, rounded, widen
 
 pytestmark = pytest.mark.gpu
 LARGE = ((1, 1_000_003), (1_000_003, 1), (700, 3, 32, 32), (3, 3, 299, 299))

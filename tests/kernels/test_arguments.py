@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from edgeproof.kernels.arrays import KernelArgumentError, common_device, view
-from edgeproof.kernels.fake_quantize import fake_quantize
 from edgeproof.kernels.l2_step import l2_step
 from edgeproof.kernels.linf_step import linf_step
 from edgeproof.kernels.momentum_step import momentum_step
@@ -75,8 +74,6 @@ SAME = array()
         ({"eps": array((3,))}, r"eps has shape \(3,\), expected \(2,\) \(one float32 an image\)"),
         ({"eps": array((2,), np.float16)}, r"eps has element type '<f2', expected '<f4' \(one float32 an image\)"),
         ({"step_size": np.zeros(2, np.float32)}, r"step_size is a ndarray and not an array on a CUDA device"),
-        ({"frozen": array((2,), np.int64)}, r"frozen has element type '<i8', expected '\|u1' or '\|b1'"),
-        ({"frozen": array((2, 1), np.bool_)}, r"frozen has shape \(2, 1\), expected \(2,\)"),
         ({"direction": "up"}, r"direction is 'up', expected 'ascent' or 'descent'"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
@@ -87,10 +84,6 @@ def test_a_step_refuses(driver: HostDriver, call: Callable[..., None], changes: 
     with pytest.raises(KernelArgumentError, match=message):
         step(call, **changes)
     assert not driver.launches
-
-
-def quantize(**changes: Any) -> None:
-    fake_quantize(**{"x": array(), "out": array(), "scale": 0.1, **changes})
 
 
 def normal(**changes: Any) -> None:
@@ -117,12 +110,6 @@ LABELS = array((2,), np.int64)
 @pytest.mark.parametrize(
     "call, changes, message",
     [
-        (step, {"pixels": "int8"}, r"pixels is 'int8', expected 'float' or 'uint8'"),
-        (
-            step,
-            {name: array(dtype=np.float16) for name in valid()} | {"pixels": "uint8"},
-            r"pixels is 'uint8' with images of type '<f2', expected float32",
-        ),
         (momentum, {"momentum": array(dtype=np.float16)}, r"momentum has element type '<f2', expected '<f4'"),
         (momentum, {"momentum": array((2, 48))}, r"momentum has shape \(2, 48\)"),
         (momentum, {"momentum": array(data=(64, True))}, r"momentum is read-only"),
@@ -150,21 +137,6 @@ LABELS = array((2,), np.int64)
         (normal, {"out": array(data=(64, True))}, r"out is read-only"),
         (back, {"out": array(dtype=np.uint8)}, r"out has shape \(2, 3, 4, 4\), expected \(2, 4, 4, 3\)"),
         (back, {"out": array((2, 4, 4, 3), np.uint8, data=(64, True))}, r"out is read-only"),
-        (quantize, {"scale": 0.0}, r"scale is 0\.0, expected a finite number above 0"),
-        (quantize, {"scale": float("nan")}, r"scale is nan"),
-        (
-            quantize,
-            {"scale": array((3,))},
-            r"scale is an array and axis is None, expected the channel axis, in \[0, 4\)",
-        ),
-        (quantize, {"scale": array((3,)), "axis": 4}, r"axis is 4, expected the channel axis"),
-        (quantize, {"scale": array((4,)), "axis": 1}, r"scale has shape \(4,\), expected \(3,\) \(one a channel\)"),
-        (quantize, {"zero_point": array((3,)), "axis": 1}, r"zero_point has element type '<f4', expected '<i4'"),
-        (quantize, {"qmin": 5, "qmax": 5}, r"expected qmin < qmax"),
-        (quantize, {"qmax": 2**25}, r"exact in float32"),
-        (quantize, {"mask": array()}, r"mask has element type '<f4', expected '\|u1' or '\|b1'"),
-        (quantize, {"mask": array((1,), np.bool_)}, r"mask has shape \(1,\)"),
-        (quantize, {"out": OVERLAPPING, "x": SHIFTED}, r"out overlaps x"),
     ],
     ids=lambda value: getattr(value, "__name__", "-".join(value) if isinstance(value, dict) else ""),
 )
@@ -175,7 +147,7 @@ def test_a_kernel_refuses(driver: HostDriver, call: Callable[..., None], changes
     assert not driver.launches
 
 
-@pytest.mark.parametrize("call", [step, momentum, apply, update, normal, back, quantize], ids=lambda c: c.__name__)
+@pytest.mark.parametrize("call", [step, momentum, apply, update, normal, back], ids=lambda c: c.__name__)
 def test_the_arguments_that_the_refusals_start_from_are_launched(driver: HostDriver, call: Callable[..., None]) -> None:
     driver.launches.clear()
     call()

@@ -7,8 +7,7 @@ import pytest
 
 from edgeproof.kernels.linf_step import reference as linf_reference
 from edgeproof.kernels.momentum_step import momentum_step, reference
-from edgeproof.kernels.numerics import narrow
-from tests.kernels.table import EPS, SCALARS, SHAPES, assert_equal, gradients, mixed, plain, rng
+from tests.kernels.table import EPS, SCALARS, SHAPES, assert_equal, gradients, mixed, narrow, plain, rng
 
 # A sum in another order may differ by one unit in the last place of float32 once it is rounded.
 MOMENTUM_RTOL = 2.0**-22
@@ -44,19 +43,10 @@ def test_every_size_and_address_gives_the_reference(device: Any, scalar: str, si
 
 @pytest.mark.parametrize("scalar", SCALARS)
 @pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape[0] < 20], ids=str)
-def test_budgets_and_frozen_images_go_by_image(device: Any, scalar: str, shape: tuple[int, ...]) -> None:
+def test_budgets_go_by_image(device: Any, scalar: str, shape: tuple[int, ...]) -> None:
     random = rng(shape)
     steps, radii = (random.uniform(0, 0.2, shape[0]).astype(np.float32) for _ in range(2))
     check(device, scalar, shape, decay=0.9, step_size=steps, eps=radii, direction="descent")
-
-
-def test_a_frozen_image_keeps_its_pixels_and_its_momentum(device: Any) -> None:
-    shape, frozen = (4, 3, 4, 4), np.array([True, False, True, False])
-    x, grad, before, origin = (plain(shape, "f32", name) for name in ("x", "grad", "momentum", "origin"))
-    out, momentum = run(device, "f32", x, grad, before, origin, decay=1.0, step_size=0.01, eps=EPS, frozen=frozen)
-    np.testing.assert_array_equal(out[frozen], x[frozen])
-    np.testing.assert_array_equal(momentum[frozen], before[frozen])
-    assert (momentum[~frozen] != before[~frozen]).all()
 
 
 def test_a_gradient_that_is_zero_adds_nothing(device: Any) -> None:

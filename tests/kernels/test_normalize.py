@@ -8,8 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgeproof.kernels.normalize import denormalize, denormalize_reference, normalize, reference
-from edgeproof.kernels.numerics import narrow, widen
-from tests.kernels.table import SCALARS, SIZES, assert_equal, mixed, rng
+from tests.kernels.table import SCALARS, SIZES, assert_equal, mixed, narrow, rng, widen
 
 MEAN = np.array([0.4914, 0.4822, 0.4465, 0.5], np.float32)
 STD = np.array([0.2470, 0.2435, 0.2616, 0.25], np.float32)

@@ -14,10 +14,9 @@ from torch import Tensor
 
 from edgeproof import ops
 from edgeproof.kernels import l2_step, linf_step, momentum_step, runtime, universal_apply
-from edgeproof.kernels.numerics import narrow, widen
 from tests.kernels.host import HostDriver
 from tests.kernels.on_device import OnDevice
-from tests.kernels.table import EPS, SCALARS, SIZES, gradients, mixed, plain, rng, rounded
+from tests.kernels.table import EPS, SCALARS, SIZES, gradients, mixed, narrow, on_grid, plain, rng, rounded, widen
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 SHAPES = (*((1, 1, 1, size) for size in SIZES), (16, 1, 4, 4), (5, 3, 7, 9), (0, 3, 4, 4))
@@ -104,7 +103,7 @@ def test_torch_applies_and_moves_universal_perturbations_as_the_references_do(sh
 def test_torch_rounds_to_the_grid_of_the_reference(eps: float) -> None:
     x, origin = mixed((4, 3, 8, 8), "f32", eps), plain((4, 3, 8, 8), "f32", eps)
     out = ops.to_grid(torch.from_numpy(x), torch.from_numpy(origin), eps=eps)
-    np.testing.assert_array_equal(out.numpy(), linf_step.on_grid(x, origin, np.asarray(eps)))
+    np.testing.assert_array_equal(out.numpy(), on_grid(x, origin, np.asarray(eps)))
 
 
 def on_device(values: np.ndarray, scalar: str = "f32", *, last: bool = False) -> Tensor:

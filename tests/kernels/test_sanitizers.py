@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parent
-TABLES = ("linf_step", "momentum_step", "l2_step", "universal_apply", "normalize", "fake_quantize")
+TABLES = ("linf_step", "momentum_step", "l2_step", "universal_apply", "normalize")
 SHORT = "257 or outside_the_table"
 LONG = "not 1000003 and not onnx"
 

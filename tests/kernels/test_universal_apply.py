@@ -7,9 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgeproof.kernels.numerics import narrow
 from edgeproof.kernels.universal_apply import reference, universal_apply, universal_update, update_reference
-from tests.kernels.table import EPS, SCALARS, SHAPES, SIZES, assert_equal, gradients, mixed, plain, rng
+from tests.kernels.table import EPS, SCALARS, SHAPES, SIZES, assert_equal, gradients, mixed, narrow, plain, rng
 
 
 def apply(device: Any, scalar: str, x: np.ndarray, delta: np.ndarray, labels: Any = None, offset: int = 0) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgeproof import register
 from edgeproof.engines.base import (
     Closing,
     Engine,
@@ -17,14 +18,13 @@ from edgeproof.engines.base import (
     refuse_precision,
 )
 from edgeproof.errors import ModelError
-from edgeproof.plugins.registry import register
 from edgeproof.runs import sha256_file
 from edgeproof.types import Images, Logits
 
 
-@register("fake", suffixes=(".fake",), short="fake")
+@register("fake", kind="engine", suffixes=(".fake",), short="fake")
 def open_fake(path: Path, *, device: str, options: EngineOptions) -> Engine:
-    """A linear classifier in NumPy, for tests; it is no deployed form of anything."""
+    """A linear classifier in NumPy, for tests."""
     refuse_device(device, known=("cpu",), backend="fake")
     refuse_precision(options, active="fp32", backend="fake", path=path)
     return FakeEngine(path)
@@ -52,7 +52,7 @@ class FakeEngine(Closing):
             max_batch=about.get("max_batch"),
             sha256=sha256_file(path),
             versions={"numpy": np.__version__},
-            note="a test double, not a deployed form",
+            note="a test double",
             classes=tuple(about.get("classes", ())),
         )
 
