@@ -1,4 +1,4 @@
-"""The main job on 10,000 real test images: the table of the README, made by the commands that a user would type.
+"""The main job on 10,000 real test images: the tables of docs/deployed-forms.md and of the README, made by the commands that a user would type.
 
     python benchmarks/deployed_forms.py cifar10 --results benchmarks/results
 
@@ -74,6 +74,9 @@ PRESETS = {
     ),
 }
 
+#: The presets whose INT8 builds the README shows: they differ from the float network in opposite directions.
+IN_README = ("cifar10", "fashion-mnist")
+
 
 def main() -> None:
     """Run one preset and print its table."""
@@ -81,9 +84,11 @@ def main() -> None:
     parser.add_argument("preset", choices=PRESETS)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders go")
     parser.add_argument("--results", type=Path, help="folder to which the results and the table are copied")
-    parser.add_argument("--document", type=Path, help="Markdown file with a place for each preset, which is filled in")
     parser.add_argument(
-        "--readme", type=Path, help="with --results: Markdown file for cifar10's table and the summary of all"
+        "--document", type=Path, help="Markdown file with a place for each preset and the summary, which are filled in"
+    )
+    parser.add_argument(
+        "--readme", type=Path, help="with --results: Markdown file with a place for the summary of two networks"
     )
     options = parser.parse_args()
     preset = PRESETS[options.preset]
@@ -107,10 +112,12 @@ def main() -> None:
         write_text(options.results / f"deployed-forms-{options.preset}.json", places)
     if options.document:
         fill_in(options.document, options.preset, in_full(results))
-    if options.readme and options.results:
+    if options.results:
         known = read_results(options.results)
-        fill_in(options.readme, "forms", markdown(known["cifar10"]))
-        fill_in(options.readme, "summary", summary({PRESETS[name].title: found for name, found in known.items()}))
+        if options.document:
+            fill_in(options.document, "summary", summary(known))
+        if options.readme:
+            fill_in(options.readme, "summary", summary({name: known[name] for name in IN_README}))
 
 
 def read_results(folder: Path) -> dict[str, Results]:
@@ -157,8 +164,8 @@ def in_full(results: Results) -> str:
     apart = least_agreed(results)
     parts = [
         markdown(results),
-        f"Each build beside {results.reference}: images with the same class, then those that only {results.reference} and "
-        "only the build gets right, with the p of McNemar's exact test.\n",
+        f"Each build compared with {results.reference}: images with the same class, then those that only {results.reference} and "
+        "only the build classifies correctly, with the p of McNemar's exact test.\n",
         paired(results),
         f"Same class, per cent of the images of *{apart}*, where the builds agree least:\n",
         agreement(results, apart),
@@ -170,13 +177,14 @@ def in_full(results: Results) -> str:
 
 
 def summary(results: Mapping[str, Results]) -> str:
-    """Return the INT8 builds of several networks beside their float network: clean, under the weakest PGD, and their speed.
+    """Return the INT8 builds of several networks next to their float network: clean, under the weakest PGD, and their speed.
 
     Args:
-        results: What the network is called -> its results.
+        results: By the name of the preset.
     """
-    rows = [["network", "images", "build", "clean", "PGD, small budget", "right: only float, only build (p)", "INT8 / FP32 images/s"]]  # fmt: skip
-    for title, found in results.items():
+    rows = [["network", "images", "build", "clean", "PGD, small budget", "correct: only float, only build (p)", "INT8 / FP32 images/s"]]  # fmt: skip
+    for name, found in results.items():
+        title = PRESETS[name].title
         clean = found.sets[0].name
         small = next(set_.name for set_ in found.sets if set_.name.startswith("pgd"))
         speed = {engine.name: engine.throughput.images_per_s for engine in found.engines if engine.throughput}
@@ -187,7 +195,7 @@ def summary(results: Mapping[str, Results]) -> str:
             first = engine.name == found.reference
             rows.append([
                 title if first else "", f"{found.data['count']:,}" if first else "", engine.name,
-                *(percent(found.cell(engine.name, name).accuracy.value) for name in (clean, small)),
+                *(percent(found.cell(engine.name, each).accuracy.value) for each in (clean, small)),
                 f"{test.only_reference_right}, {test.only_engine_right} ({p_value(test.p_value)})" if test else "",
                 "" if first else f"{speed[engine.name] / speed[engine.name.split('-')[0] + '-fp32']:.2f}",
             ])  # fmt: skip

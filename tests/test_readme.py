@@ -1,4 +1,4 @@
-"""The README's commands are run, in its order, as a newcomer would."""
+"""The README's commands and its Python are run, in its order, as a newcomer would."""
 
 from __future__ import annotations
 
@@ -20,24 +20,32 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def commands(text: str) -> list[str]:
-    """Return the commands of the ```sh blocks, comments dropped and continued lines joined."""
-    blocks = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
-    lines = [line.split("  #")[0].strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    return [line for line in lines if line and not line.startswith("#")]
+def steps(text: str) -> list[tuple[str, str]]:
+    """Return ("sh", command) and ("python", block) in their order, comments of commands dropped and continued lines joined."""
+    found: list[tuple[str, str]] = []
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE):
+        if language == "sh":
+            lines = [line.split("  #")[0].strip() for line in block.replace("\\\n", " ").splitlines()]
+            found += [("sh", line) for line in lines if line and not line.startswith("#")]
+        else:
+            found.append((language, block))
+    return found
+
+
+STEPS = steps(README)
+COMMANDS = [step for language, step in STEPS if language == "sh"]
 
 
 def test_every_make_target_of_the_readme_exists() -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
-    named = {
-        word for line in commands(README) if line.startswith("make ") for word in line.split()[1:] if "=" not in word
-    }
+    named = {word for line in COMMANDS if line.startswith("make ") for word in line.split()[1:] if "=" not in word}
     assert {"demo", "test"} <= named <= targets
 
 
-def test_the_readme_has_only_commands_that_a_test_runs() -> None:
-    for line in commands(README):
-        assert line.startswith(("git clone", "cd edgeproof", "make ", "edgeproof ")), f"nothing runs {line!r}"
+def test_the_readme_has_only_what_a_test_runs() -> None:
+    assert {language for language, _ in STEPS} == {"sh", "python"}
+    for line in COMMANDS:
+        assert line.startswith(("git clone", "cd edgeproof", "make ", "pip install './edgeproof[", "edgeproof ")), line
 
 
 def users_own_files(folder: Path) -> None:
@@ -62,23 +70,33 @@ def users_own_files(folder: Path) -> None:
         Image.fromarray(random.integers(0, 256, (16, 16), dtype=np.uint8)).save(path)
 
 
-def test_the_commands_of_the_readme_work_in_their_order(tmp_path: Path) -> None:
+def test_the_commands_and_the_python_of_the_readme_work_in_their_order(tmp_path: Path) -> None:
     users_own_files(tmp_path)
-    environment = {
-        **os.environ,
-        "EDGEPROOF_RUNS": str(tmp_path / "runs"),
-    }
-    for line in commands(README):
-        if line.startswith("edgeproof "):
-            command = [sys.executable, "-m", *shlex.split(line)]
-            result = subprocess.run(
-                command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=600
-            )
-            assert result.returncode == 0, f"{line}\n{result.stdout}\n{result.stderr}"
+    environment = {**os.environ, "EDGEPROOF_RUNS": str(tmp_path / "runs")}
+    for language, step in STEPS:
+        if language == "python":
+            command = [sys.executable, "-c", step]
+        elif step.startswith("edgeproof "):
+            command = [sys.executable, "-m", *shlex.split(step)]
+        else:
+            continue
+        result = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=600
+        )
+        assert result.returncode == 0, f"{step}\n{result.stdout}\n{result.stderr}"
+    for name in ("report.html", "runs/verdict/report.html", "edge.zip", "runs/device/results.json"):
+        assert (tmp_path / name).is_file(), name
 
 
 def test_links_and_pictures_of_the_documents_lead_somewhere() -> None:
     for document in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
-        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", document.read_text(encoding="utf-8")):
-            if not target.startswith("http"):
-                assert (document.parent / target).exists(), f"{document.name}: {target}"
+        text = document.read_text(encoding="utf-8")
+        for target, heading in re.findall(r"\]\(([^)#\s]*)(?:#([\w-]+))?\)", text):
+            if target.startswith("http"):
+                continue
+            found = document.parent / target if target else document
+            assert found.exists(), f"{document.name}: {target}"
+            if heading:
+                titles = re.findall(r"^#+ (.+)$", found.read_text(encoding="utf-8"), flags=re.MULTILINE)
+                anchors = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+                assert heading in anchors, f"{document.name}: {target}#{heading}"

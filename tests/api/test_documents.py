@@ -1,4 +1,4 @@
-"""What docs/api.md, the notebook and the README show in Python is run as it stands."""
+"""What docs/api.md and the notebook show in Python is run as it stands; tests/test_readme.py runs the README's."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 
 import edgeproof
-from edgeproof.config import TrainConfig, build_config
-from edgeproof.stages import DEMO_TRAIN, Place, run_stage
 
 ROOT = Path(__file__).resolve().parents[2]
 API = (ROOT / "docs/api.md").read_text(encoding="utf-8")
@@ -49,11 +47,3 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_notebook_is_small() -> None:
     assert NOTEBOOK.stat().st_size < 30_000
-
-
-def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    blocks = python_blocks((ROOT / "README.md").read_text(encoding="utf-8"))
-    run_stage("train", build_config(TrainConfig, options={**DEMO_TRAIN, "epochs": 3}), Place(Path("runs/model")))
-    assert any("ep.evaluate" in block for block in blocks)
-    run_in_order(blocks)
