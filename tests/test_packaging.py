@@ -124,6 +124,7 @@ def test_the_wheel_holds_every_file_of_ours_and_nothing_else(wheel: Path) -> Non
     assert {".cu", ".cuh", ".typed", ".py"} <= suffixes
 
 
+@pytest.mark.slow  # two virtual environments
 @pytest.mark.parametrize("first", ["ours", "theirs"])
 def test_another_projects_kernels_and_a_users_own_folders_do_not_meet_ours(
     first: str, wheel: Path, namesake: Path, tmp_path: Path
