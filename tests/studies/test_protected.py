@@ -351,7 +351,11 @@ def test_signal_to_noise_of_int8_weights_is_in_decibels(tmp_path: Path, monkeypa
 
 
 def test_an_attack_that_should_not_be_stronger_than_pgd_is_an_indicator() -> None:
-    healthy = [score("a", wrong=8), score("a", wrong=4, column="fgsm"), score("a", wrong=0, column="square")]
+    healthy = [
+        score("a", wrong=8),
+        score("a", wrong=4, column="fgsm"),
+        score("a", wrong=9, column="square"),
+    ]  # 1.7 points stronger
     assert list(report.masking_indicators(healthy, [], "a")) == []
     odd = [score("a", wrong=8), score("a", column="clean"), score("a", wrong=14, column="square")]
     indicators = [{"row": "a", "indicator": "eps-sweep"}, {"row": "b", "indicator": "randomness"}]
