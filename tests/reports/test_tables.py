@@ -10,8 +10,8 @@ import pytest
 from edgeproof.evaluation.results import Results
 from edgeproof.reports import tables, wording
 from edgeproof.reports.content import EvalRun, read_eval_run
-from edgeproof.reports.tables import Table
-from edgeproof.reports.terminal import print_results
+from edgeproof.reports.tables import Cell, Column, Table
+from edgeproof.reports.terminal import print_results, print_table
 from tests.reports.synthetic import gate, make_eval_run
 
 
@@ -116,3 +116,18 @@ def test_a_name_in_square_brackets_is_no_markup(tmp_path: Path) -> None:
     text = io.StringIO()
     print_results(run.results, file=text)
     assert "[red]int8[/red]" in text.getvalue()
+
+
+def test_a_table_of_80_columns_folds_names_and_keeps_every_number_whole() -> None:
+    words, numbers = ("Set", "Engine", "Worst class"), ("Accuracy", "95 % interval", "Right", "Images/s")
+    cells = ("universal-balanced 8/255", "ort-int8-cpu-fp32", "automobile-and-truck 57.9 %")
+    values = ("78.5 %", "72.3–83.6", "15700/20000", "12,345")
+    table = Table(
+        columns=(*(Column(title, numeric=False) for title in words), *map(Column, numbers)),
+        rows=((*map(Cell, cells), *map(Cell, values)),),
+    )
+    written = io.StringIO()
+    print_table(table, title="narrow", file=written, width=80)
+    assert max(map(len, written.getvalue().splitlines())) <= 80
+    for value in (*values, "Accuracy", "Images/s"):
+        assert value in written.getvalue()

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _STYLES = {"": "", "good": "green", "bad": "bold red"}
-_NAME_WIDTH = 12  # letters of a name that stay on one line where the table is narrow
 _PIPE_WIDTH = 120  # columns, where there is no terminal to ask
 
 
@@ -52,16 +51,19 @@ def print_table(table: Table, *, title: str, file: IO[str], width: int | None = 
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
+        show_edge=width is None,
         collapse_padding=width is not None,
     )
     for place, column in enumerate(table.columns):
-        longest = max((len(visible(row[place].text)) for row in table.rows), default=0)
+        # Where it is narrow, names and titles are folded, numbers never: one that is cut off reads as another.
+        cells = [row[place] for row in table.rows]
+        texts = [*column.title.split(), *(visible(text) for cell in cells for text in (cell.text, cell.detail))]
         grid.add_column(
             Text(column.title),
             justify="right" if column.numeric else "left",
             overflow="fold",
-            no_wrap=column.numeric,
-            min_width=min(longest, _NAME_WIDTH) if width and not column.numeric else None,
+            no_wrap=column.numeric and width is None,
+            width=max(map(len, texts), default=0) if width and column.numeric else None,
         )
     for head, rows in table.groups():
         for position, row in enumerate(rows):
