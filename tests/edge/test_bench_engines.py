@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -9,10 +10,13 @@ import numpy as np
 import pytest
 
 from edgeproof.config import BenchConfig
-from edgeproof.errors import ConfigError, DataError
+from edgeproof.engines import onnxrt
+from edgeproof.errors import ConfigError, DataError, ModelError
 from edgeproof.evaluation.bench import BenchReport
 from edgeproof.evaluation.bench_engines import bench_engines
+from edgeproof.reports.bench_text import print_bench
 from edgeproof.runs import Run
+from edgeproof.types import Images, Logits
 from tests.edge.tiny_onnx import write_linear
 
 pytest.importorskip("onnxruntime")
@@ -56,9 +60,15 @@ def test_what_ran_is_recorded(graphs: Path, tmp_path: Path) -> None:
     assert BenchReport.model_validate(written).kind == "engines"
 
 
-def test_peak_memory_is_that_of_a_process_of_its_own(graphs: Path, tmp_path: Path) -> None:
-    report = bench(tmp_path / "bench", engines=[str(graphs / "model.fp32.onnx")], batch_sizes=[1], memory=True)
-    assert 2**20 < report.cases[0].quality["peak_memory_bytes"] < 2**32
+@pytest.mark.slow
+def test_peak_memory_is_the_childs_own_and_not_what_its_parent_has_held(tmp_path: Path) -> None:
+    held = np.ones(2**26, np.float32)  # written, so that it is in memory: ru_maxrss of a child would begin with it
+    wide = np.zeros((3 * 256 * 256, 2), np.float32)
+    small = write_linear(tmp_path / "small.onnx", wide, shape=("n", 3, 256, 256))
+    report = bench(tmp_path / "bench", engines=[str(small)], batch_sizes=[64, 1], rounds=3, memory=True)
+    large, one = (case.quality["peak_memory_bytes"] for case in report.cases)
+    assert 2**24 < one < held.nbytes
+    assert one + 0.8 * (64 * 3 * 256 * 256 * 4) < large < held.nbytes  # each batch size has its own peak
 
 
 def test_an_engine_with_a_smaller_batch_is_left_out_of_larger_ones(tmp_path: Path) -> None:
@@ -69,6 +79,32 @@ def test_an_engine_with_a_smaller_batch_is_left_out_of_larger_ones(tmp_path: Pat
         ("batch 2", "ort-fixed"), ("batch 2", "ort-free"), ("batch 4", "ort-free"),
     ]  # fmt: skip
     assert report.cases[-1].ratio is None
+    assert [(each.group, each.name, each.reason) for each in report.left_out] == [
+        ("batch 4", "ort-fixed", "takes at most 2 images a call")
+    ]
+    shown = io.StringIO()
+    print_bench(report, file=shown)
+    rows = [line for line in shown.getvalue().splitlines() if "ort-f" in line]
+    assert ["not timed" in row for row in rows] == [False, False, False, True]
+    assert "ort-fixed" in rows[3]
+
+
+def test_an_engine_that_fails_at_a_batch_size_is_named_and_the_others_are_timed(
+    graphs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict = onnxrt.OnnxRuntimeEngine.predict
+
+    def fails(self: onnxrt.OnnxRuntimeEngine, images: Images) -> Logits:
+        if self.info.precision == "int8" and len(images) > 1:
+            raise ModelError("the runtime gave up")
+        return predict(self, images)
+
+    monkeypatch.setattr(onnxrt.OnnxRuntimeEngine, "predict", fails)
+    report = bench(tmp_path / "bench", engines=[str(graphs)], batch_sizes=[1, 4])
+    assert [case.name for case in report.cases if case.group == "batch 4"] == ["ort-fp32", "ort-fp16"]
+    assert [(each.group, each.name) for each in report.left_out] == [("batch 4", "ort-int8-trt")]
+    with pytest.raises(ModelError, match="no engine could be timed: ort-int8-trt on batch 4: the runtime gave up"):
+        bench(tmp_path / "alone", engines=[str(graphs / "model.int8-trt.onnx")], batch_sizes=[4])
 
 
 def test_nothing_to_time_and_odd_batch_sizes_are_refused(graphs: Path, tmp_path: Path) -> None:

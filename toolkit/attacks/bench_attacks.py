@@ -14,7 +14,14 @@ from edgeproof.attacks.base import Draws, find_attack
 from edgeproof.attacks.configured import Attack, choose_attack
 from edgeproof.config import BenchAttacksConfig
 from edgeproof.data.base import LabelledImages, load_splits
-from edgeproof.evaluation.bench import BenchCase, BenchReport, bench_report, compare_sides, take_turns_twice
+from edgeproof.evaluation.bench import (
+    BenchCase,
+    BenchReport,
+    bench_report,
+    compare_sides,
+    take_turns_twice,
+    watch_other_programs,
+)
 from edgeproof.runs import Run, write_text
 from edgeproof.source_model.opening import open_source
 from edgeproof.system.progress import progress
@@ -38,14 +45,15 @@ def bench_attacks(config: BenchAttacksConfig, out: Run) -> BenchReport:
     forms: dict[str, LogitsFn] = {mode: source.prepared(probe, mode=mode).follow for mode in config.gradients}
     sides = _sides(config, forms)
     work = _Work(source.network, data, config)
-    cases = _time(sides, work, rounds=config.rounds)
+    with watch_other_programs() as others:
+        cases = _time(sides, work, rounds=config.rounds)
     settings: dict[str, int | float | str] = {
         "model": source.name,
         "images": len(data),
         "eps": config.eps,
         "threads": torch.get_num_threads(),
     }
-    settings |= {"batch_size": config.batch_size, "device": config.device, "rounds": config.rounds}
+    settings |= {"batch_size": config.batch_size, "device": config.device, "rounds": config.rounds, **others}
     report = bench_report("attacks", settings=settings, cases=cases)
     write_text(out.path / "bench.json", report.model_dump_json(indent=1) + "\n")
     return report

@@ -58,7 +58,8 @@ def show_bench(out: Run, *, as_json: bool) -> None:
 
     report = read_record(out.file("bench.json"), BenchReport)
     print_bench(report, file=sys.stderr)
-    emit(out, as_json=as_json, cases=[case.model_dump(exclude={"seconds"}) for case in report.cases])
+    cases = [case.model_dump(exclude={"seconds"}) for case in report.cases]
+    emit(out, as_json=as_json, cases=cases, left_out=[each.model_dump() for each in report.left_out])
 
 
 def show_search(out: Run, *, as_json: bool) -> None:

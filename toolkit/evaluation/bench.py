@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -11,8 +14,13 @@ import numpy as np
 from edgeproof.config import Strict
 from edgeproof.system.environment import describe_environment
 
+LOG = logging.getLogger(__name__)
 BENCH_SCHEMA_VERSION = 1
 T = TypeVar("T")
+
+_BUSY = 0.1  # of the processors; an idle system's own services stay well under it
+_PROC_STAT = Path("/proc/stat")
+_TICKS_A_SECOND = 100  # USER_HZ, which Linux gives to programs whatever its own clock is
 
 
 class BenchCase(Strict):
@@ -35,6 +43,14 @@ class BenchCase(Strict):
     quality: dict[str, float]
 
 
+class LeftOutRecord(Strict):
+    """A row that was asked for and could not be timed, and why."""
+
+    group: str
+    name: str
+    reason: str
+
+
 class BenchReport(Strict):
     """A benchmark's JSON file."""
 
@@ -43,6 +59,42 @@ class BenchReport(Strict):
     settings: dict[str, int | float | str]
     cases: tuple[BenchCase, ...]
     environment: dict[str, str]
+    left_out: tuple[LeftOutRecord, ...] = ()
+
+
+@contextlib.contextmanager
+def watch_other_programs() -> Iterator[dict[str, float]]:
+    """Measure what share of the processors other programs use during the block, and say so in one line where it is much.
+
+    Yields:
+        A dictionary, which holds `other_programs_share` (0 to 1) once the block has ended; it stays empty on systems that do
+        not say.
+    """
+    found: dict[str, float] = {}
+    began, before, own = time.perf_counter(), _processor_ticks(), time.process_time()
+    yield found
+    wall, after = time.perf_counter() - began, _processor_ticks()
+    if before is None or after is None or wall <= 0:
+        return
+    (busy, cores), own = ((after[0] - before[0]) / _TICKS_A_SECOND, after[1]), time.process_time() - own
+    share = min(max((busy - own) / (wall * cores), 0.0), 1.0)
+    found["other_programs_share"] = round(share, 3)
+    if share > _BUSY:
+        LOG.warning(
+            f"edgeproof: other programs used {share:.0%} of the processors during the timing; the figures are of a busy "
+            "machine: stop them and time again"
+        )
+
+
+def _processor_ticks() -> tuple[int, int] | None:
+    """Return the ticks that all processors have been busy since the start, and how many processors there are."""
+    try:
+        lines = [line.split() for line in _PROC_STAT.read_text(encoding="ascii").splitlines() if line[:3] == "cpu"]
+        # user, nice, system, idle, iowait, irq, softirq, steal; what guests use is in user already.
+        user, nice, system, _, _, irq, softirq, steal = map(int, lines[0][1:9])
+    except (OSError, ValueError, IndexError):
+        return None
+    return user + nice + system + irq + softirq + steal, max(len(lines) - 1, 1)
 
 
 def take_turns(
@@ -141,6 +193,18 @@ def compare_sides(
     return cases
 
 
-def bench_report(kind: str, *, settings: Mapping[str, int | float | str], cases: list[BenchCase]) -> BenchReport:
+def bench_report(
+    kind: str,
+    *,
+    settings: Mapping[str, int | float | str],
+    cases: list[BenchCase],
+    left_out: Sequence[LeftOutRecord] = (),
+) -> BenchReport:
     """Return a report of this machine."""
-    return BenchReport(kind=kind, settings=dict(settings), cases=tuple(cases), environment=describe_environment())
+    return BenchReport(
+        kind=kind,
+        settings=dict(settings),
+        cases=tuple(cases),
+        environment=describe_environment(),
+        left_out=tuple(left_out),
+    )

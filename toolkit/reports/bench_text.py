@@ -42,9 +42,14 @@ def attacks_table(report: BenchReport) -> Table:
 def engines_table(report: BenchReport) -> Table:
     """Each batch size, engine by engine; speed-up and classes are against the first engine's."""
     titles = ("p50, ms", "p90, ms", "p99, ms", "Images/s", "Speed-up", "Same class", "Peak memory")
-    rows = tuple((Cell(case.group), Cell(numbers.visible(case.name)), *_measured(case)) for case in report.cases)
+    rows = [(Cell(case.group), Cell(numbers.visible(case.name)), *_measured(case)) for case in report.cases]
+    for each in report.left_out:
+        # Behind the rows of its batch size, or at the end where nothing was timed at it.
+        last = max((place for place, row in enumerate(rows) if row[0].text == each.group), default=len(rows) - 1)
+        empty = (Cell("not timed"), *[Cell("–")] * (len(titles) - 1))
+        rows.insert(last + 1, (Cell(each.group), Cell(numbers.visible(each.name)), *empty))
     columns = (Column("", numeric=False), Column("Engine", numeric=False), *map(Column, titles))
-    return Table(columns=columns, rows=rows, grouped=True)
+    return Table(columns=columns, rows=tuple(rows), grouped=True)
 
 
 def _measured(case: BenchCase) -> tuple[Cell, ...]:
