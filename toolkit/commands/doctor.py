@@ -48,7 +48,7 @@ def print_diagnosis(findings: list[Finding]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("", "here", "detail", "what would mend it", show_edge=False)
+    table = Table("", "here", "detail", "what fixes it", show_edge=False)
     for finding in findings:
         fix = "" if finding.ok else finding.fix
         # Text, not str: rich would take the [extra] of a pip command for its own markup.

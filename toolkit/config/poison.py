@@ -49,5 +49,5 @@ class DetectConfig(Strict):
         None, description="data set whose test images are known to be clean (default: that of --data)"
     )
     images: int = Field(1000, ge=1, description="images of each kind, half to fit to and half to measure on")
-    false_alarms: Number = Field(0.05, gt=0, lt=1, description="share of clean images that the threshold shall flag")
+    false_alarms: Number = Field(0.05, gt=0, lt=1, description="share of clean images that the threshold should flag")
     seed: int = Field(0, ge=0, le=MAX_SEED, description="seed of the choice of images and of the halves")
