@@ -82,6 +82,22 @@ def _paths(**named: str | None) -> Inputs:
     return {role.replace("_", " "): Path(path) for role, path in named.items() if path is not None}
 
 
+def _data(name: str | None, *, role: str = "data") -> Inputs:
+    """Return the files of a data set that is named by its path."""
+    from edgeproof.data.origin import data_path
+
+    path = data_path(name)
+    return {} if path is None else {role: path}
+
+
+def _model_data(model: str, chosen: str | None = None) -> Inputs:
+    """Return the files of the images that a stage reads for a model: those that were chosen, else those of its training."""
+    from edgeproof.data.origin import training_data
+    from edgeproof.engines.specs import spec_path
+
+    return _data(chosen or training_data(spec_path(model)))
+
+
 def _engine_inputs(specs: Sequence[str]) -> Inputs:
     from edgeproof.engines.specs import spec_path
 
@@ -89,14 +105,16 @@ def _engine_inputs(specs: Sequence[str]) -> Inputs:
 
 
 def _train_inputs(config: TrainConfig) -> Inputs:
-    return _paths(start=config.start_from, poison=config.poison, costs=config.objective_params.get("costs"))
+    named = _paths(start=config.start_from, poison=config.poison, costs=config.objective_params.get("costs"))
+    return {**named, **_data(config.data.name)}
 
 
 def _attack_inputs(config: AttackConfig) -> Inputs:
     from edgeproof.engines.specs import spec_path
 
     builds = {f"build {number}": Path(path) for number, path in enumerate(config.ensemble_builds or (), start=1)}
-    return {"model": spec_path(config.model), **_paths(deployed=config.deployed), **builds}
+    named = {"model": spec_path(config.model), **_paths(deployed=config.deployed), **builds}
+    return {**named, **_model_data(config.model, config.data)}
 
 
 def _falsify_inputs(config: FalsifyConfig) -> Inputs:
@@ -115,12 +133,19 @@ def _build_inputs(config: BuildConfig) -> Inputs:
 
 def _eval_inputs(config: EvalConfig) -> Inputs:
     sets = {f"adversaries {number}": Path(path) for number, path in enumerate(config.sets)}
-    return {**_engine_inputs(config.engines), **sets, **_paths(costs=config.costs)}
+    # Attack runs hold their clean images; a file of another tool may need those that it was made from.
+    data = _data(config.data) if all(path.is_file() for path in sets.values()) else {}
+    return {**_engine_inputs(config.engines), **sets, **_paths(costs=config.costs), **data}
 
 
 def _quantize_inputs(config: QuantizeConfig) -> Inputs:
     named = {"adversaries": config.adversaries, "calibration_adversaries": config.calibration_adversaries}
-    return _paths(model=config.model, **named)
+    return {**_paths(model=config.model, **named), **_model_data(config.model)}
+
+
+def _export_inputs(config: ExportConfig) -> Inputs:
+    calibration = _data(config.calibration, role="calibration")
+    return {**_paths(model=config.model), **_model_data(config.model), **calibration}
 
 
 #: By name, which is the verb where there is one.
@@ -137,14 +162,14 @@ STAGES: Mapping[str, Stage] = {
         ImportConfig,
         "edgeproof.models.own:import_model",
         lambda config: f"{slug(config.data.name)}-{slug(config.model)}",
-        lambda config: _paths(weights=config.weights),
+        lambda config: {**_paths(weights=config.weights), **_data(config.data.name)},
     ),
     "poison": Stage(
         "poison",
         PoisonConfig,
         "edgeproof.poisoning.base:poison",
         lambda config: f"{slug(config.data.name)}-{config.method}-{slug(format_eps(config.eps))}",
-        lambda config: _paths(generator=config.reuse),
+        lambda config: {**_paths(generator=config.reuse), **_data(config.data.name)},
     ),
     "attack": Stage(
         "attack",
@@ -165,7 +190,7 @@ STAGES: Mapping[str, Stage] = {
         ExportConfig,
         "edgeproof.deployment.export:export_model",
         lambda config: slug(config.model),
-        lambda config: _paths(model=config.model),
+        _export_inputs,
     ),
     "build": Stage(
         "export",
@@ -200,7 +225,7 @@ STAGES: Mapping[str, Stage] = {
         BenchAttacksConfig,
         "edgeproof.attacks.bench_attacks:bench_attacks",
         lambda config: f"attacks-{slug(config.model)}",
-        lambda config: _paths(model=config.model),
+        lambda config: {**_paths(model=config.model), **_model_data(config.model, config.data)},
     ),
 }
 

@@ -3,14 +3,39 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from pydantic import ValidationError
 
 from edgeproof.config import DataConfig
 from edgeproof.errors import RunError
+from edgeproof.plugins.registry import entries
 from edgeproof.runs import Run
 
 LOG = logging.getLogger(__name__)
+_DEEPEST = 4  # checkpoint, graph, plan: a run is made from a few others
+
+
+def data_path(name: str | None) -> Path | None:
+    """Return the file or folder that a data set's name points to (`npz:PATH`, `folder:PATH`), None where it names none that is
+    there: what is published is known by its name, and what is missing is said by whoever reads it."""
+    kind, _, path = (name or "").partition(":")
+    known = entries("data").get(kind)
+    return Path(path) if path and known and known.options.get("path") and Path(path).exists() else None
+
+
+def training_data(path: Path, depth: int = 0) -> str | None:
+    """Return the name of the data set that a model was trained on: a train run, an export run made from one, or a file of either."""
+    try:
+        run = Run.open(path if path.is_dir() else path.parent)
+    except RunError:
+        return None
+    if run.kind == "train":
+        data = run.config.get("data")
+        return str(data["name"]) if isinstance(data, dict) and "name" in data else None
+    made_from = run.manifest.inputs if run.kind == "export" and run.manifest and depth < _DEEPEST else ()
+    names = (training_data(Path(each.path), depth + 1) for each in made_from if each.role in ("model", "source"))
+    return next((name for name in names if name), None)
 
 
 def data_of(run: Run) -> DataConfig:

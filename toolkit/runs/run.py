@@ -27,12 +27,15 @@ from edgeproof.runs.files import sync, write_json, write_text
 from edgeproof.runs.fresh import ASIDE, IDENTITY, LOCK, MANIFEST, REPLACED, bring_back, remove, set_aside
 from edgeproof.runs.lock import take_lock
 from edgeproof.runs.manifest import SCHEMA_VERSION, FileRecord, InputRecord, Manifest
+from edgeproof.runs.tree import file_hashes, hash_tree
 from edgeproof.system.distributed import world_size
 from edgeproof.system.environment import describe_environment
 from edgeproof.system.files import sha256_file
 from edgeproof.system.links import refuse_links
 from edgeproof.system.untrusted import first_problem
 
+#: Roles of inputs that are images in files: a folder of these counts whole, whatever is in it.
+DATA_ROLES = ("data", "calibration")
 _DISCARD = ".discard"
 _MAX_MANIFEST_BYTES = 16 * 2**20
 _NAMES = TypeAdapter(list[str])
@@ -125,7 +128,8 @@ class Run:
             kind: The stage, for instance "train".
             name: What a person recognises it by, for instance "digits-small-cnn".
             config: The resolved configuration, JSON-serialisable.
-            inputs: Role to path; a run folder counts by the hash of its manifest, a model by all its files. The user's own
+            inputs: Role to path; a run folder counts by the hash of its manifest, a model by all its files, images (`data`,
+                `calibration`) by every file of theirs. The user's own
                 code that the run uses is found by the configuration, and counts by the hash of its source.
             seed: The seed of the stage, repeated in the manifest.
             root: Where run folders live (default: EDGEPROOF_RUNS, else `runs`).
@@ -192,9 +196,13 @@ class Run:
         self._verified.add(name)
         return path
 
+    def records(self) -> tuple[FileRecord, ...]:
+        """Return what a finished run's manifest says of its files."""
+        return self.manifest.outputs if self.manifest else ()
+
     def outputs(self) -> list[str]:
         """Return the names of a finished run's files."""
-        return [record.path for record in self.manifest.outputs] if self.manifest else []
+        return [record.path for record in self.records()]
 
     def intermediate(self, *names: str) -> None:
         """Name files and folders of intermediate state, deleted once the manifest is written."""
@@ -346,7 +354,22 @@ def _refuse_own_input(folder: Path, inputs: Mapping[str, Path]) -> None:
             raise RunError(f"{folder} is to be written and read ({role}); choose another --out")
 
 
+def _refuse_changed(folder: Path) -> None:
+    """Refuse a run of which a file is not what it was: its manifest, by which it counts, would speak of another content."""
+    listed = {record.path: record.sha256 for record in Run.open(folder).records()}
+    found = file_hashes(folder, [name for name in listed if (folder / name).is_file()])
+    for name, sha256 in found.items():
+        if sha256 != listed[name]:
+            raise RunError(
+                f"{folder / name} was changed after the run (SHA-256 differs); repeat the command that made the run with --fresh"
+            )
+
+
 def _input_record(role: str, path: Path) -> InputRecord:
+    if role in DATA_ROLES:
+        return InputRecord(role=role, path=str(path), sha256=hash_tree(path))
+    if path.is_dir() and (path / MANIFEST).is_file():
+        _refuse_changed(path)
     file = path / MANIFEST if path.is_dir() else path
     if not file.is_file():
         raise RunError(f"{role}: no finished run and no file at {path}{if_packed(path)}")
