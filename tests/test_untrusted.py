@@ -9,7 +9,7 @@ import pytest
 from edgeproof.config import Strict
 from edgeproof.errors import DataError
 from edgeproof.system import untrusted
-from edgeproof.system.untrusted import read_json, read_record
+from edgeproof.system.untrusted import read_csv, read_json, read_record
 
 
 class Point(Strict):
@@ -53,3 +53,25 @@ def test_a_message_is_one_line_that_a_terminal_only_shows() -> None:
     assert text.startswith(r"name \x1b[31m\nsecond line x")
     assert "\n" not in text
     assert len(text) < 2100
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize(
+    "line, expected",
+    [
+        (b"cat,dog", ["cat", "dog"]),
+        (b"cat;dog", ["cat", "dog"]),
+        (b"cat\tdog", ["cat", "dog"]),
+        (b"0,5;1", ["0.5", "1"]),
+        (b"-0,25;a,b", ["-0.25", "a,b"]),
+        (b'"a,b",c', ["a,b", "c"]),
+        (b'"a;b",c', ["a;b", "c"]),
+        (b"only", ["only"]),
+    ],
+)
+def test_csv_files_are_read_as_spreadsheets_write_them(
+    tmp_path: Path, mark: bytes, end: bytes, line: bytes, expected: list[str]
+) -> None:
+    (tmp_path / "a.csv").write_bytes(mark + line + end + end + line + end)
+    assert read_csv(tmp_path / "a.csv") == [expected, expected]

@@ -217,6 +217,32 @@ def test_an_ensembles_budget_is_that_of_its_members() -> None:
     assert torch.equal(ensemble(model, x, Y, attacks="pgd-linf", queries=7, **steps), pgd_linf(model, x, Y, **steps))
 
 
+@pytest.mark.parametrize(
+    "classes, attacks, message",
+    [
+        (
+            2,
+            "fgsm,apgd-ce,apgd-t,square",
+            "apgd-t needs at least 4 classes and the model has 2; give --attacks fgsm,apgd-ce,square",
+        ),
+        (3, "apgd-t,apgd-dlr", "apgd-t needs at least 4 classes and the model has 3; give --attacks apgd-dlr"),
+        (2, "apgd-dlr", "apgd-dlr needs at least 3 classes and the model has 2; choose others"),
+    ],
+)
+def test_an_ensemble_names_the_attacks_that_are_defined_before_any_runs(
+    classes: int, attacks: str, message: str
+) -> None:
+    calls: list[int] = []
+
+    def model(x: torch.Tensor) -> torch.Tensor:
+        calls.append(len(x))
+        return x.flatten(1)[:, :classes]
+
+    with pytest.raises(ConfigError, match=message):
+        ensemble(model, torch.rand(4, 1, 4, 4), torch.zeros(4, dtype=torch.long), eps=0.1, attacks=attacks)
+    assert calls == [1]
+
+
 @pytest.mark.parametrize("attacks", ["pgd-l2", "fgsm-possas", "ensemble", "fgsm,ifgsm-unprojected"])
 def test_attacks_of_another_threat_model_are_no_members(attacks: str) -> None:
     with pytest.raises(ConfigError, match="cannot be part of an ensemble; expected L-infinity attacks within eps"):

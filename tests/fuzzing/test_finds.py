@@ -259,7 +259,7 @@ def test_a_checkpoint_that_asks_for_more_than_it_holds_is_refused_before_memory_
     path = _safetensors(tmp_path, _header(**changes))
     from edgeproof.models import base
 
-    monkeypatch.setattr(base, "_check_logits", lambda _: pytest.fail("it was run"))
+    monkeypatch.setattr(base.Classifier, "forward", lambda *_: pytest.fail("it was run"))
     with pytest.raises(ModelError, match=message):
         base.load_classifier(path)
 

@@ -44,7 +44,7 @@ def apgd_ce(
     return _apgd(model, x, y, options, loss_of=lambda batch: cross_entropy)
 
 
-@register("apgd-dlr", norm="linf", access="gradients")
+@register("apgd-dlr", norm="linf", access="gradients", least_classes=3)
 def apgd_dlr(
     model: LogitsFn,
     x: Tensor,
@@ -65,7 +65,7 @@ def apgd_dlr(
     return _apgd(model, x, y, options, loss_of=lambda batch: dlr)
 
 
-@register("apgd-t", norm="linf", access="gradients")
+@register("apgd-t", norm="linf", access="gradients", least_classes=4)
 def apgd_t(
     model: LogitsFn,
     x: Tensor,

@@ -36,6 +36,7 @@ class AttackSpec:
         nested: Whether its images at a smaller eps are the projection of those at a larger one, so that one search
             serves every eps of a sweep.
         entry: Where it is registered.
+        least_classes: Classes that the model must have for its loss to be defined.
     """
 
     name: str
@@ -45,6 +46,7 @@ class AttackSpec:
     box: bool = True
     budget: Budget = "eps"
     nested: bool = False
+    least_classes: int = 2
 
     @property
     def function(self) -> Callable[..., Tensor]:

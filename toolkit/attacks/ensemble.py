@@ -44,6 +44,16 @@ def ensemble(
             raise ConfigError(
                 f"attack {spec.name!r} cannot be part of an ensemble; expected L-infinity attacks within eps"
             )
+    if len(x) and any(spec.least_classes > 2 for spec in specs):
+        with torch.no_grad():
+            classes = model(x[:1]).shape[1]
+        odd = next((spec for spec in specs if spec.least_classes > classes), None)
+        if odd:
+            defined = ",".join(spec.name for spec in specs if spec.least_classes <= classes)
+            advice = f"give --attacks {defined}" if defined else "choose others"
+            raise ConfigError(
+                f"{odd.name} needs at least {odd.least_classes} classes and the model has {classes}; {advice}"
+            )
     draws = draws_of(draws, x)
     best = BestAdversarial(x, y, direction="ascent", stop=stop)
     budget = {name: value for name, value in (("steps", steps), ("queries", queries)) if value is not None}

@@ -6,7 +6,6 @@ transpose; `miss` and `false-alarm` name the halves of their matrix so that neit
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -17,7 +16,7 @@ from edgeproof.data.arrays import read_npy
 from edgeproof.errors import ConfigError, DataError, nearest
 from edgeproof.evaluation import metrics
 from edgeproof.evaluation.results import MOST_PAIRS, CostPairRecord, CostRecord, CostsRecord
-from edgeproof.system.untrusted import read_index, read_json
+from edgeproof.system.untrusted import read_csv, read_index, read_json
 from edgeproof.types import Array, Labels
 
 Side: TypeAlias = Literal["miss", "false-alarm", "both"]
@@ -94,7 +93,7 @@ def read_costs(path: Path, *, classes: Sequence[str]) -> Array:
         raise ConfigError(f"{path} cannot be read ({error.strerror or error})") from error
     except DataError as error:
         raise ConfigError(str(error)) from error
-    except (ValueError, KeyError, TypeError, OverflowError, csv.Error) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise ConfigError(f"{path} is no matrix of numbers ({error}); expected a row a true class") from error
     if not names:
         return matrix
@@ -173,8 +172,7 @@ def _record(costs: Array, *, source: str, classes: Sequence[str]) -> CostsRecord
 
 
 def _read_csv(path: Path) -> tuple[list[str], Any]:
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
+    rows = read_csv(path)
     # Class names may be numbers themselves, so a header is told by the one row that is too many.
     header = bool(rows) and len(rows) == len(rows[0]) + 1
     return (rows[0], rows[1:]) if header else ([], rows)

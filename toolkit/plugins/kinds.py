@@ -62,6 +62,7 @@ KINDS: Mapping[str, Kind] = {
             "box": _TRUTH,
             "budget": _one_of("eps", "steps*eps"),
             "nested": _TRUTH,
+            "least_classes": _WHOLE,
         },
         signature=lambda options: "(model, x, y, *, eps, ...)",
         positional=lambda options: 3,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 from pathlib import Path
@@ -73,6 +75,30 @@ def first_problem(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     where = ".".join(map(str, first["loc"]))[:80]
     return f"{where or 'it'}: {first['msg'][:200]}"
+
+
+def read_csv(path: Path) -> list[list[str]]:
+    """Read the rows of a CSV file as spreadsheets write them: with or without a byte order mark, separated by commas, semicolons or
+    tabs, whichever stands in the first row; where it is semicolons, 0,5 is one half. Empty rows are left out.
+
+    Raises:
+        DataError: When it is missing, too large, or no text in rows.
+    """
+    try:
+        text = _content(path).decode("utf-8-sig")
+        first = next((line for line in text.splitlines() if line.strip()), "")
+        bare = re.sub(r'"[^"]*"', "", first)
+        separator = next((mark for mark in (";", "\t") if mark in bare), ",")
+        rows = [
+            [cell.strip() for cell in row] for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+        ]
+    except (ValueError, csv.Error) as error:
+        raise DataError(
+            f"{path} is no CSV file ({str(error)[:200]}); expected rows of values, separated by commas"
+        ) from error
+    if separator == ";":
+        rows = [[re.sub(r"^([+-]?\d*),(\d+)$", r"\1.\2", cell) for cell in row] for row in rows]
+    return [row for row in rows if any(row)]
 
 
 def _content(path: Path) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import os
@@ -20,6 +19,7 @@ from edgeproof.config import FalsifyConfig, Strict, parse_number
 from edgeproof.errors import ConfigError, DataError, ToolkitError
 from edgeproof.runs import Run, write_json, write_text
 from edgeproof.system.progress import progress
+from edgeproof.system.untrusted import read_csv
 
 LOG = logging.getLogger(__name__)
 
@@ -69,11 +69,7 @@ def read_instances(config: FalsifyConfig) -> tuple[Instance, ...]:
     file = Path(config.instances)
     if file.is_file() and file.stat().st_size > _MAX_LIST_BYTES:
         raise DataError(f"{file} has {file.stat().st_size} bytes; expected at most {_MAX_LIST_BYTES}")
-    try:
-        with file.open(encoding="utf-8", newline="") as lines:
-            rows = [row for row in csv.reader(lines) if row]
-    except (ValueError, csv.Error) as error:
-        raise DataError(f"{file} is no CSV file ({error}); expected graph,property,seconds in each row") from error
+    rows = read_csv(file)
     if not rows:
         raise DataError(f"{file} has no rows; expected graph,property,seconds in each")
     return tuple(_instance(row, number, file, timeout=config.timeout) for number, row in enumerate(rows, 1))
