@@ -1,4 +1,4 @@
-"""Attacks beside those of foolbox, torchattacks and ART: adversarial images a second at equal success.
+"""Attacks compared with those of foolbox, torchattacks and ART: adversarial images per second at equal success.
 
     python benchmarks/attacks.py --model runs/train-cifar10-resnet-20-... --results benchmarks/results
 

@@ -1,4 +1,4 @@
-"""DIVA beside plain PGD: the share of images that the FP32 graph gets right and an INT8 graph of it gets wrong.
+"""DIVA compared with plain PGD: the share of images that the FP32 graph classifies correctly and an INT8 graph of it does not.
 
     python benchmarks/diva.py runs/export-vgg runs/export-resnet --results benchmarks/results
 

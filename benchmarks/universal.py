@@ -1,4 +1,4 @@
-"""Universal perturbations beside ART's: fooling ratio and time at one budget, on one network.
+"""Universal perturbations compared with ART's: fooling ratio and time at one budget, on one network.
 
     python benchmarks/universal.py --model runs/train-cifar10-small-cnn-half-... --eps 8/255
 
