@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from edgeproof.commands import cli
 from edgeproof.contracts import check
 from edgeproof.errors import AttackContractError, PluginError
-from edgeproof.plugins.named import PLUGINS, name_plugin
+from edgeproof.plugins.importing import PLUGINS, name_plugin
 from edgeproof.plugins.registry import entries, find
 from edgeproof.runs import Run
 

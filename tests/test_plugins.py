@@ -14,8 +14,7 @@ import pytest
 
 import edgeproof
 from edgeproof.errors import ConfigError, PluginError, RunError
-from edgeproof.plugins.importing import sources_of
-from edgeproof.plugins.named import PLUGINS, name_plugin
+from edgeproof.plugins.importing import PLUGINS, name_plugin, sources_of
 from edgeproof.plugins.parameters import read_params
 from edgeproof.plugins.registry import entries, find
 from edgeproof.runs import Run

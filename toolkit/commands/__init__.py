@@ -87,7 +87,7 @@ def _split_plugins(args: list[str]) -> tuple[list[str], list[str]]:
 
 def _name_plugins(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> None:
     if given:
-        from edgeproof.plugins.named import name_plugin
+        from edgeproof.plugins.importing import name_plugin
 
         for text in given:
             name_plugin(text)

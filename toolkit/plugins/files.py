@@ -6,6 +6,6 @@ it starts. Nothing is run before a module is asked for.
 
 from __future__ import annotations
 
-from edgeproof.plugins.named import named_files
+from edgeproof.plugins.importing import named_files
 
 __path__ = list(dict.fromkeys(str(file.parent) for file in named_files()))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
 from edgeproof.errors import PluginError, nearest
-from edgeproof.plugins.entry import REQUIRED, Entry, Param
-from edgeproof.plugins.kinds import KINDS
+from edgeproof.plugins.kinds import KINDS, REQUIRED, Entry, Param
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
 _Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -58,25 +57,19 @@ def read_text(text: str, module: str) -> list[Entry]:
 
 
 def _registered(tree: ast.Module, *, anyhow: bool = False) -> Iterator[tuple[_Function, ast.expr]]:
-    """Return what stands under our decorator, whatever the file calls it."""
-    known = _names(tree)
+    """Return what stands under our decorator, by whatever name the file has imported it."""
+    known = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            known |= {f"{alias.asname or alias.name}.register" for alias in node.names if alias.name in _HOMES}
+        elif isinstance(node, ast.ImportFrom) and node.module in _HOMES:
+            known |= {alias.asname or alias.name for alias in node.names if alias.name == "register"}
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             for decorator in node.decorator_list:
                 text = ast.unparse(decorator.func if isinstance(decorator, ast.Call) else decorator)
                 if text in known or (anyhow and text.rpartition(".")[2] == "register"):
                     yield node, decorator
-
-
-def _names(tree: ast.Module) -> set[str]:
-    """Return what `edgeproof.register` is called in a file, by its imports."""
-    names = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names |= {f"{alias.asname or alias.name}.register" for alias in node.names if alias.name in _HOMES}
-        elif isinstance(node, ast.ImportFrom) and node.module in _HOMES:
-            names |= {alias.asname or alias.name for alias in node.names if alias.name == "register"}
-    return names
 
 
 def _checked(
@@ -196,29 +189,24 @@ def _entry(
         )
         for each, annotation, default in named
     )
-    documented = _completed(ast.get_docstring(node) or "", params, kind=kind)
+    documented, shared = ast.get_docstring(node) or "", _shared(kind)
+    lines = [
+        f"    {param.name}: {shared[param.name]}\n"
+        for param in params
+        if param.name in shared and f"\n    {param.name}: " not in documented
+    ]
+    if documented and lines:  # parameters that the docstring leaves to the options that plug-ins of the kind share
+        head, section, rest = documented.partition("\nArgs:\n")
+        if not section:
+            head, section, rest = documented.rstrip() + "\n", "\nArgs:\n", ""
+        documented = f"{head}{section}{''.join(lines)}{rest}".rstrip()
     summary = documented.split("\n", 1)[0]
     return Entry(kind, name, module, node.name, summary, params, options, documented, file, text)
 
 
-def _completed(documented: str, params: Iterable[Param], *, kind: str) -> str:
-    """Return a docstring with the explanations that plug-ins of a kind share, of parameters that it does not explain itself."""
-    lines = [
-        f"    {param.name}: {_shared(kind)[param.name]}\n"
-        for param in params
-        if param.name in _shared(kind) and f"\n    {param.name}: " not in documented
-    ]
-    if not documented or not lines:
-        return documented
-    head, section, rest = documented.partition("\nArgs:\n")
-    if not section:
-        head, section, rest = documented.rstrip() + "\n", "\nArgs:\n", ""
-    return f"{head}{section}{''.join(lines)}{rest}".rstrip()
-
-
 @cache
 def _shared(kind: str) -> Mapping[str, str]:
-    """Return what the shared parameters of a kind are: the `Attributes` of the classes in its module of options."""
+    """Return the meaning of the parameters that a kind shares: the `Attributes` of the classes in its module of options."""
     found: dict[str, str] = {}
     if KINDS[kind].shared:
         folder = Path(__file__).resolve().parents[1].joinpath(*KINDS[kind].folder.split(".")[1:])

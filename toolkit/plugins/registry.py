@@ -14,17 +14,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from edgeproof.errors import ConfigError, PluginError, nearest
-from edgeproof.plugins.entry import REQUIRED, Entry, Param
-from edgeproof.plugins.importing import is_imported_here
-from edgeproof.plugins.kinds import CALLERS, FOLDERS
-from edgeproof.plugins.named import Source, sources
+from edgeproof.plugins.importing import Source, is_imported_here, sources
+from edgeproof.plugins.kinds import CALLERS, FOLDERS, REQUIRED, Entry, Param
 from edgeproof.plugins.reading import read_own, read_text, read_users
 
 __all__ = ["CALLERS", "FOLDERS", "REQUIRED", "Entry", "Param", "entries", "find", "register", "users"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: Functions that a module of the user's, imported by himself, has registered: a script or a notebook.
+#: Functions registered by a module that the user has imported: a script or a notebook.
 _REGISTERED: dict[tuple[str, str], Callable[..., Any]] = {}
 
 
@@ -32,9 +30,9 @@ def register(name: str, *, kind: str | None = None, **options: Any) -> Callable[
     """Mark a function as a plug-in: `@edgeproof.register("my-attack", kind="attack", norm="linf", access="gradients")`.
 
     Args:
-        name: What it is called on the command line, in small letters, digits and `-`.
+        name: Its name on the command line, in small letters, digits and `-`.
         kind: "attack", "data", "model", "engine", "objective" or "study". Ours leave it out: theirs is the folder of the file.
-        options: What is promised of it, by its kind; docs/extending.md has the table. They must be literals, since files are read
+        options: Its properties, by its kind; docs/extending.md has the table. They must be literals, since files are read
             without running them.
 
     Raises:
@@ -86,10 +84,18 @@ def users() -> tuple[Entry, ...]:
         PluginError: As `entries`.
     """
     named = sources()
-    stamps = tuple(_stamp(source.file) for source in named)
     files = {source.file for source in named}
-    live = tuple(function for function in _REGISTERED.values() if not _is_read_elsewhere(function, files))
-    return _users(named, stamps, live)
+    stamps = []  # the files are read again when one has changed
+    for source in named:
+        about = source.file.stat() if source.file.exists() else None
+        stamps.append((about.st_mtime_ns, about.st_size) if about else (0, 0))
+    live = []  # what no file gives: not ours, and not of a module that is imported as a plug-in
+    for function in _REGISTERED.values():
+        if not is_imported_here(function) and not function.__module__.startswith("edgeproof."):
+            file = inspect.getsourcefile(function)
+            if file is None or Path(file).resolve() not in files:
+                live.append(function)
+    return _users(named, tuple(stamps), tuple(live))
 
 
 @cache
@@ -138,24 +144,8 @@ def _refuse_clashes(read: Iterable[Entry]) -> None:
 
 
 def _words(entry: Entry) -> set[str]:
-    """Return what a plug-in is found by."""
+    """Return the names that a plug-in is found by."""
     return {entry.name, str(entry.options.get("short", entry.name))}
-
-
-def _stamp(file: Path) -> tuple[int, int]:
-    try:
-        about = file.stat()
-    except OSError:
-        return 0, 0
-    return about.st_mtime_ns, about.st_size
-
-
-def _is_read_elsewhere(function: Callable[..., Any], files: set[Path]) -> bool:
-    """Return whether a function is found by its file: it is one of ours, or of a module that is imported as a plug-in."""
-    if is_imported_here(function) or function.__module__.startswith("edgeproof."):
-        return True
-    file = inspect.getsourcefile(function)
-    return file is not None and Path(file).resolve() in files
 
 
 def _live(function: Callable[..., Any]) -> Entry:

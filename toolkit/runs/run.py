@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from edgeproof.errors import ModelError, RunError, first_line
 from edgeproof.onnx_files import hash_model
 from edgeproof.onnx_files.loading import if_packed
-from edgeproof.plugins.used import used_code
+from edgeproof.plugins.trusted import used_code
 from edgeproof.runs.files import sync, write_json, write_text
 from edgeproof.runs.fresh import ASIDE, IDENTITY, LOCK, MANIFEST, REPLACED, bring_back, remove, set_aside
 from edgeproof.runs.lock import take_lock

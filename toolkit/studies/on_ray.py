@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from types import TracebackType
 
-from edgeproof.plugins.named import PLUGINS
+from edgeproof.plugins.importing import PLUGINS
 from edgeproof.plugins.trusted import FACTORIES
 from edgeproof.studies.jobs import Job
 from edgeproof.studies.workers import Workers, do_job
