@@ -216,7 +216,7 @@ def test_bench_says_which_engine_takes_no_batch_of_that_size(
     assert "no engine takes 8 images a call: ort-fixed takes at most 1; add --batch-size 1" in refused.err
     done = run(*bench, "--engine", fixed, "--engine", free, "--fresh")
     assert done.status == 0
-    assert "ort-fixed takes at most 1 images a call; not timed at 8" in done.err
+    assert "ort-fixed is not timed on batch 8: takes at most 1 images a call" in done.err
 
 
 def test_inspect_says_what_a_graph_takes_and_gives(run: Any, weights: NDArray[np.float32], tmp_path: Path) -> None:
