@@ -15,7 +15,8 @@ import edgeproof as ep
 from edgeproof.commands import cli
 from edgeproof.errors import AttackContractError, ConfigError, DataError, GateError, ModelError, RunError, ToolkitError
 from edgeproof.export.to_onnx import export_onnx
-from edgeproof.reports.numbers import visible
+from edgeproof.reports import tables
+from edgeproof.reports.numbers import visible, visible_results
 from edgeproof.runs import MANIFEST
 
 FAST = {"throughput": False, "invariance": 0}
@@ -101,6 +102,18 @@ def test_a_finished_run_folder_is_done_already_and_another_question_is_refused(
             ep.attack(wrapped, other, "fgsm", eps=0.1, probe=0, out=tmp_path / "a")
 
 
+def test_a_run_folder_records_what_the_command_line_cannot_name(trained: Path, tmp_path: Path) -> None:
+    x = ep.images("digits", limit=10, seed=5)  # the command line would choose by the seed of the attack
+    adv = ep.attack(trained, x, "noise", eps=0.1, out=tmp_path / "a")
+    assert adv.run is not None
+    assert adv.run.config["data"] == "in memory: digits"
+    assert np.array_equal(adv.clean.images, x.images)
+    result = ep.evaluate({"net": trained}, adv, out=tmp_path / "b", **FAST)
+    assert result.run is not None
+    assert (result.run.config["engines"], result.run.config["sets"]) == (["in memory: net"], [str(tmp_path / "a")])
+    assert "from Python, of models or images in memory" in (tmp_path / "b/report.html").read_text()
+
+
 def test_other_weights_and_unhashed_functions_are_never_done_already(network: nn.Module, tmp_path: Path) -> None:
     x = ep.images("digits", limit=10)
     other = nn.Sequential(*network)
@@ -149,7 +162,9 @@ def test_a_function_on_numpy_batches_is_attacked_by_queries_alone(network: nn.Mo
     )
     x = ep.images("digits", limit=8)
     adv = ep.attack(model, x, "square", eps="32/255", queries=20)
-    assert ep.evaluate(model, adv, **FAST).results.cell("f", adv.name).threat == "query"
+    result = ep.evaluate(model, adv, **FAST)
+    assert result.results.cell("f", adv.name).threat == "query"
+    np.testing.assert_allclose(result.logits["f", "clean"], as_numpy(network)(x.images), rtol=1e-4, atol=1e-4)
     with pytest.raises(ConfigError, match="is a function on NumPy arrays, which has no gradients"):
         ep.attack(model, x, "pgd-linf")
     with pytest.raises(ConfigError, match="of which no graph can be made"):
@@ -376,18 +391,20 @@ def test_rows_are_plain_and_one_for_each_engine_set_and_class(wrapped: Any) -> N
     assert sum(row["correct"] for row in rows if row["class"] != "all" and row["set"] == adv.name) == whole["correct"]
 
 
-def test_tables_fit_80_columns_and_escape_html(wrapped: Any) -> None:
-    x = ep.images("digits", limit=30)
-    result = ep.evaluate(
-        {"<b>net</b>": wrapped, "ort-int8-trt": wrapped}, ep.attack(wrapped, x, "fgsm", probe=0), **FAST
-    )
+def test_tables_fit_80_columns_with_every_number_whole_and_escape_html(wrapped: Any) -> None:
+    x = ep.images("digits", limit=100)
+    adv = ep.attack(wrapped, x, "fgsm", probe=0)
+    result = ep.evaluate({"<b>net</b>": wrapped, "ort-int8-trt": wrapped}, adv, invariance=0)
     text = str(result.table())
-    grid = text.split("Signs of")[0]
-    assert max(map(len, grid.splitlines())) <= 80
-    assert "ort-int8-trt" in grid
+    assert max(map(len, text.splitlines())) <= 80
+    assert "ort-int8-trt" in text
     assert repr(result) == repr(result.table()) == text
     assert "&lt;b&gt;net" in result._repr_html_()
     assert "<b>" not in result._repr_html_()
+    for cell in tables.accuracies(visible_results(result.results)).rows:
+        for part in cell[2:]:
+            assert part.text in text
+            assert part.detail in text
 
 
 def test_reports_are_written_from_memory(wrapped: Any, tmp_path: Path) -> None:

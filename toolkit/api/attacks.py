@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from edgeproof.api.folders import run_in_folder
 from edgeproof.api.images import Images, ImagesLike, as_images
 from edgeproof.api.models import Folder, Model, ModelLike, open_attacked, opened
-from edgeproof.config import AttackConfig, DataConfig, build_config, format_eps
+from edgeproof.config import AttackConfig, build_config, format_eps
+from edgeproof.config.names import IN_MEMORY
 from edgeproof.data.base import AdversarialSet, load_adversarial_set, save_adversarial_set
 from edgeproof.errors import ConfigError
 from edgeproof.evaluation import metrics
@@ -125,7 +126,7 @@ def attack(
         AttackConfig,
         options={
             "attack": spec.name, "model": _text(models[0]), "deployed": second, "eps": eps, "params": params,
-            "data": chosen.name, "split": chosen.split, "limit": chosen.limit, "seed": seed, "pixels": pixels, "stop": stop,
+            "data": chosen.text(seed=seed), "split": chosen.split, "limit": chosen.limit, "seed": seed, "pixels": pixels, "stop": stop,
             "gradients": gradients, "probe": probe, "batch_size": batch_size, "device": device,
             "ensemble_builds": tuple(map(_text, models[1:])) or None,
         },
@@ -134,7 +135,8 @@ def attack(
         scratch = Folder()
         return _craft(config, spec, models, chosen, scratch.path)
     folder = Path(out)
-    if isinstance(attack, str) and _named(models, chosen, seed=seed):
+    texts = (config.model, *(config.ensemble_builds or ()), config.data or "")
+    if isinstance(attack, str) and not any(text.startswith(IN_MEMORY) for text in texts):
         from edgeproof.stages import Place, run_attacks
 
         (run,) = run_attacks([config], Place(folder, fresh))
@@ -276,15 +278,8 @@ def _run(
     )
 
 
-def _named(models: Sequence[Model], images: Images, *, seed: int) -> bool:
-    """Return whether the command line can name all of this."""
-    plain = images.config is not None and images.config == DataConfig(name=images.config.name)
-    from_files = all(model.source is not None and model.folder is None for model in models)
-    return from_files and plain and (images.limit is None or images.seed == seed)
-
-
 def _text(model: Model) -> str:
-    return f"in memory: {model.name}" if model.source is None else str(model.source)
+    return f"{IN_MEMORY}{model.name}" if model.source is None or model.folder is not None else str(model.source)
 
 
 def _deployed(like: ModelLike) -> str:

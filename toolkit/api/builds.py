@@ -12,6 +12,7 @@ from edgeproof.api.folders import run_in_folder
 from edgeproof.api.images import Images, ImagesLike, as_images
 from edgeproof.api.models import Folder, Model, ModelLike, classifier, load, open_model, opened
 from edgeproof.config import BuildConfig, ExportConfig, build_config
+from edgeproof.config.names import IN_MEMORY
 from edgeproof.data.base import LabelledImages
 from edgeproof.data.origin import data_of
 from edgeproof.deployment.build import build_graph
@@ -232,4 +233,4 @@ def _text(model: Model) -> str:
         raise ConfigError(
             f"{model.path} is a checkpoint outside its run folder; build the run, or wrap(network, classes=...)"
         )
-    return f"in memory: {model.name}" if model.source is None else str(model.source)
+    return f"{IN_MEMORY}{model.name}" if model.source is None else str(model.source)

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from edgeproof.config import DataConfig, build_config
+from edgeproof.config.names import IN_MEMORY
 from edgeproof.data.arrays import to_float
 from edgeproof.data.base import PARTS, LabelledImages, load_part
 from edgeproof.data.npz import read_classes, to_nchw
@@ -75,6 +76,15 @@ class Images:
     def classes(self) -> tuple[str, ...]:
         """The name of each class."""
         return self.data.classes
+
+    def text(self, *, seed: int) -> str:
+        """Return how the command line names the data set, or "in memory: NAME" where these images are not what it would take.
+
+        Args:
+            seed: By which the command line chooses where there is a limit.
+        """
+        plain = self.config is not None and self.config == DataConfig(name=self.config.name)
+        return self.name if plain and (self.limit is None or self.seed == seed) else f"{IN_MEMORY}{self.name}"
 
     def part(self, name: str) -> Images:
         """Return another part of the same data set, with the same limit: train, validation, calibration or test.

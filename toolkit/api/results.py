@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from edgeproof.api.attacks import Adversarial
 from edgeproof.api.folders import run_in_folder
 from edgeproof.api.images import Images, ImagesLike, as_images
 from edgeproof.api.models import UNHASHED, Model, is_module, open_model, opened, wrap
-from edgeproof.config import DataConfig, EvalConfig, build_config
+from edgeproof.config import EvalConfig, build_config
+from edgeproof.config.names import IN_MEMORY
 from edgeproof.data.base import AdversarialSet, LabelledImages, load_adversarial_set
 from edgeproof.data.foreign import load_foreign_set
 from edgeproof.engines.specs import distinct_names
@@ -83,7 +83,7 @@ class Results:
         """Return accuracies, engines x sets, with limits and warnings, as text of 80 columns; HTML in a notebook."""
         text = io.StringIO()
         print_results(self.results, file=text, width=_WIDTH)
-        found = Table(text.getvalue().rstrip())
+        found = Table(_trimmed(text.getvalue()))
         found.html = _html(tables.accuracies(visible_results(self.results)))
         return found
 
@@ -199,16 +199,16 @@ def evaluate(
     """
     given = [sets] if isinstance(sets, (AdversarialSet, str, Path, Run)) else list(sets)
     clean = None if data is None else as_images(data)
-    texts = _engine_texts(engines), [_set_text(each) for each in given]
-    named = None not in texts[0] and None not in texts[1] and (clean is None or _is_named(clean))
+    engine_texts, set_texts = _engine_texts(engines), [_set_text(each) for each in given]
     words = {key: (value,) if isinstance(value, str) and key in _LISTS else value for key, value in options.items()}
     options = {
-        "engines": [text or "in memory" for text in texts[0]],
-        "sets": [text or "in memory" for text in texts[1]],
-        "data": clean.name if clean else None,
+        "engines": engine_texts,
+        "sets": set_texts,
+        "data": clean and _clean_text(clean),
         **words,
     }
     config = build_config(EvalConfig, options=options)
+    named = not any(text.startswith(IN_MEMORY) for text in (*engine_texts, *set_texts, config.data or ""))
     if out is not None and named:
         from edgeproof.stages import Place, run_stage
 
@@ -266,7 +266,7 @@ class Comparison:
         """Return what `edgeproof diff` prints, in 80 columns."""
         text = io.StringIO()
         print_diff(self.record, file=text, width=_WIDTH)
-        found = Table(text.getvalue().rstrip())
+        found = Table(_trimmed(text.getvalue()))
         found.html = _html(overall_table(self.record))
         return found
 
@@ -377,30 +377,29 @@ def _flat(like: Any, clean: LabelledImages) -> list[Model]:
     return opened(like)
 
 
-def _engine_texts(engines: Any) -> list[str | None]:
-    """Return how the command line names each engine, None for what it cannot name."""
+def _engine_texts(engines: Any) -> list[str]:
+    """Return how the command line names each engine, or "in memory: NAME" where it cannot."""
     if isinstance(engines, Mapping):
-        return [None] * max(len(engines), 1)
+        return [f"{IN_MEMORY}{name}" for name in engines]
     if isinstance(engines, (list, tuple)):
         return [text for each in engines for text in _engine_texts(each)]
     if isinstance(engines, Model):
-        return [engines.text]
-    if isinstance(engines, Run):
-        return [str(engines.path)]
-    return [str(engines)] if isinstance(engines, (str, Path)) else [None]
+        return [engines.text or f"{IN_MEMORY}{engines.name}"]
+    if isinstance(engines, (str, Path, Run)):
+        return [str(engines.path if isinstance(engines, Run) else engines)]
+    return [f"{IN_MEMORY}{getattr(engines, '__name__', type(engines).__name__)}"]
 
 
-def _set_text(like: SetLike) -> str | None:
-    if isinstance(like, Adversarial):
-        return str(like.run.path) if like.run else None
-    if isinstance(like, Run):
-        return str(like.path)
-    return str(like) if isinstance(like, (str, Path)) else None
+def _set_text(like: SetLike) -> str:
+    run = getattr(like, "run", None) if isinstance(like, AdversarialSet) else like
+    if run is None or isinstance(run, AdversarialSet):
+        return f"{IN_MEMORY}{_label(like)}"
+    return str(run.path if isinstance(run, Run) else run)
 
 
-def _is_named(images: Images) -> bool:
-    plain = images.config is not None and images.config == DataConfig(name=images.config.name)
-    return plain and images.limit is None and images.split == "test"
+def _clean_text(images: Images) -> str:
+    whole = images.limit is None and images.split == "test"
+    return images.text(seed=images.seed) if whole else f"{IN_MEMORY}{images.name}"
 
 
 def _rates(rate: Rate, clean: Rate | None) -> dict[str, Any]:
@@ -413,6 +412,10 @@ def _rates(rate: Rate, clean: Rate | None) -> dict[str, Any]:
         "relative_difference": None if clean is None else relative_difference(clean, rate),
         "drop_points": None if clean is None else drop_points(clean, rate),
     }
+
+
+def _trimmed(text: str) -> str:
+    return "\n".join(line.rstrip() for line in text.splitlines()).rstrip()
 
 
 def _html(table: tables.Table) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgeproof.config import EvalConfig
-from edgeproof.config.names import SHORT
+from edgeproof.config.names import IN_MEMORY, SHORT
 from edgeproof.data.arrays import read_npz
 from edgeproof.errors import DataError, RunError
 from edgeproof.evaluation.results import CellRecord, Results, SetRecord, read_results
@@ -118,7 +118,7 @@ def eval_run(results: Results, arrays: Mapping[str, Array], config: Mapping[str,
 def command_line(config: Mapping[str, Any]) -> str:
     """Return the `eval` command of a configuration, an option a line, naming only what differs from the defaults."""
     named = (*config.get("engines", ()), *config.get("sets", ()))
-    if any(str(text).startswith("in memory") for text in named):
+    if any(str(text).startswith(IN_MEMORY) for text in named):
         return "# from Python, of models or images in memory: edgeproof.evaluate(...)"
     lines = ["edgeproof eval"]
     for name, field in EvalConfig.model_fields.items():

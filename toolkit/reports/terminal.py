@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import textwrap
+from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING
 
 from edgeproof.evaluation.results import Results
@@ -26,16 +28,14 @@ def print_results(results: Results, *, file: IO[str] | None = None, width: int |
         print_table(
             tables.worst_cases(shown), title="The worst attack of a budget, image by image", file=file, width=width
         )
-    if shown.gaps:
-        print("What knowing more of an engine gains", *map(wording.gap_line, shown.gaps), sep="\n", file=file)
+    gaps = ["What knowing more of an engine gains", *map(wording.gap_line, shown.gaps)] if shown.gaps else []
+    _print_lines(gaps, file=file, width=width)
     if shown.costs:
         print_table(tables.costs(shown), title=wording.costs(shown), file=file, width=width)
     if shown.gates:
         print_table(tables.gates(shown), title="Limits", file=file, width=width)
-    if shown.masking:
-        print(wording.masking(shown), file=file)
-    for warning in shown.warnings:
-        print(f"warning: {warning}", file=file)
+    signs = [wording.masking(shown)] if shown.masking else []
+    _print_lines([*signs, *(f"warning: {warning}" for warning in shown.warnings)], file=file, width=width)
 
 
 def print_table(table: Table, *, title: str, file: IO[str], width: int | None = None) -> None:
@@ -71,6 +71,11 @@ def print_table(table: Table, *, title: str, file: IO[str], width: int | None = 
         if table.grouped:
             grid.add_section()
     console.print(grid)
+
+
+def _print_lines(lines: Sequence[str], *, file: IO[str], width: int | None) -> None:
+    for line in lines:
+        print(textwrap.fill(line, width, break_long_words=False) if width else line, file=file)
 
 
 def _text(cell: Cell) -> Text:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from edgeproof.config import DataConfig
+from edgeproof.config.names import IN_MEMORY
 from edgeproof.data.base import LabelledImages
 from edgeproof.data.origin import data_of
 from edgeproof.engines.base import EngineOptions, open_engine, predict_all
@@ -131,7 +132,8 @@ def exported(path: Path) -> tuple[Path, str, DataConfig | None, Path | None]:
     if not (path.parent / MANIFEST).is_file():
         return path, path.name, None, None
     run = Run.open(path.parent, kind="export")
-    checkpoint = Path(run.config["model"]) if run.config.get("model") else None
+    model = str(run.config.get("model") or "")
+    checkpoint = Path(model) if model and not model.startswith(IN_MEMORY) else None
     trained_on = data_of(Run.open(checkpoint, kind="train")) if checkpoint else None
     return verified(run.file(path.name)), f"{run.path.name}/{path.name}", trained_on, checkpoint
 
