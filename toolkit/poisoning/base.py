@@ -21,11 +21,11 @@ from edgeproof.ops import linf_project, to_grid
 from edgeproof.poisoning.deep_confuse import train_generator
 from edgeproof.poisoning.error_minimising import error_minimising
 from edgeproof.poisoning.networks import NoiseGenerator, load_generator, save_generator
-from edgeproof.poisoning.state import STATE
 from edgeproof.runs import Run, write_json
 from edgeproof.system.untrusted import read_index, read_record
 from edgeproof.training.loop import torch_settings
-from edgeproof.types import Array, Images, Labels
+from edgeproof.training.state import STATE
+from edgeproof.types import Array, Images
 
 LOG = logging.getLogger(__name__)
 
@@ -52,11 +52,14 @@ def poison(config: PoisonConfig, out: Run) -> None:
     target = (
         read_target(config.target, data=clean) if config.reuse is None else _reused_target(config.reuse, data=clean)
     )
+    chosen = choose_poisoned(clean.labels, config.ratio, seed=config.seed)
+    if not chosen.any():
+        raise ConfigError(f"ratio = {config.ratio:g} of each class is no image of {len(clean.labels)}; raise it")
     poisoned = PoisonedImages(
         images=clean.images,
         labels=clean.labels,
         index=clean.index,
-        poisoned=_chosen(clean.labels, config),
+        poisoned=chosen,
         data=clean.name,
         classes=clean.classes,
         eps=config.eps,
@@ -85,13 +88,6 @@ def _check(config: PoisonConfig) -> None:
             f"eps = {config.eps:g} is less than one grey level, so that no image could change; raise it to 1/255 or give "
             "--pixels float"
         )
-
-
-def _chosen(labels: Labels, config: PoisonConfig) -> Array:
-    chosen = choose_poisoned(labels, config.ratio, seed=config.seed)
-    if not chosen.any():
-        raise ConfigError(f"ratio = {config.ratio:g} of each class is no image of {len(labels)}; raise it")
-    return chosen
 
 
 def _reused_target(path: str, *, data: LabelledImages) -> tuple[int, ...] | None:
@@ -140,7 +136,9 @@ def _training_images(splits: Splits) -> LabelledImages:
 def _poisoned(config: PoisonConfig, splits: Splits, clean: PoisonedImages, out: Run) -> PoisonedImages:
     """Return the images with their chosen ones poisoned by the configured method."""
     if config.method == "label-flip":
-        return replace(clean, labels=_flip(clean, seed=config.seed))
+        # Drawn from all classes: one in K stays correct by chance.
+        drawn = np.random.default_rng([config.seed, 6]).integers(0, len(clean.classes), len(clean.labels))
+        return replace(clean, labels=np.where(clean.poisoned, drawn, clean.labels))
     if config.method == "class-patterns":
         patterns = class_patterns(splits.train.input_shape, len(clean.classes), eps=config.eps, seed=config.seed)
         return replace(
@@ -168,8 +166,9 @@ def _generator(config: PoisonConfig, splits: Splits, clean: PoisonedImages, out:
         generator = state.frozen
         generator.load_state_dict(state.best)
         if not state.best_trial.trial:
-            said = "no trial has led a victim astray more than the untrained generator, which is kept; raise --trials"
-            LOG.warning(f"warning: {said}")
+            LOG.warning(
+                "warning: no trial has misled a victim more than the untrained generator, which is kept; raise --trials"
+            )
         trials = [trial.model_dump() for trial in state.trials]
         write_json(out.path / TRIALS, {"kept_trial": state.best_trial.trial, "trials": trials})
     save_generator(out.path / GENERATOR, generator)
@@ -183,12 +182,6 @@ def class_patterns(shape: tuple[int, int, int], count: int, *, eps: float, seed:
     """
     signs = np.random.default_rng([seed, 5]).integers(0, 2, (count, *shape), dtype=np.int8)
     return torch.from_numpy(eps * (2.0 * signs - 1.0)).float()
-
-
-def _flip(clean: PoisonedImages, *, seed: int) -> Labels:
-    """Draw the labels of the chosen images anew from all classes; one in K stays right by chance."""
-    drawn = np.random.default_rng([seed, 6]).integers(0, len(clean.classes), len(clean.labels))
-    return np.where(clean.poisoned, drawn, clean.labels)
 
 
 @torch.no_grad()

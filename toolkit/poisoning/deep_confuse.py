@@ -1,6 +1,6 @@
 """Training-time adversarial data from an auto-encoder (Feng, Cai and Zhou, 2019, arXiv:1905.09027), Algorithm 2.
 
-A generator g adds noise to training images so that whoever fits a classifier to them is wrong on clean images. Each trial
+A generator g adds noise to training images so that a classifier that is fitted to them is wrong on clean images. Each trial
 fits a fresh victim to the noise of the frozen g, while a copy of g learns through one virtual step of that victim; the
 copy replaces g when the trial ends. Nothing is unrolled, so memory does not grow with the victim's steps.
 
@@ -26,17 +26,18 @@ from edgeproof.errors import ConfigError, ModelError
 from edgeproof.models.base import Classifier, build_classifier
 from edgeproof.poisoning.measure import measure, poison_all
 from edgeproof.poisoning.networks import NoiseGenerator, build_generator
-from edgeproof.poisoning.state import STATE, PoisonState, load_state, save_state
+from edgeproof.poisoning.state import PoisonState, load_state, save_state
 from edgeproof.runs import Run
 from edgeproof.system.progress import Advance, progress
 from edgeproof.training.loop import normalization
+from edgeproof.training.state import STATE
 
-_LOOK = 10  # steps between two looks at the loss: each look waits for the device
+_LOSS_EVERY = 10  # steps between two checks of the loss: each waits for the device
 
 
 @dataclass(frozen=True)
 class Material:
-    """What a generator learns from.
+    """Images that a generator learns from.
 
     Attributes:
         images: Clean training images, (N, C, H, W) in [0, 1], on the device.
@@ -77,7 +78,7 @@ def virtual_step(victim: Classifier, x: Tensor, y: Tensor, *, lr: float) -> dict
 def confusion_loss(
     victim: Classifier, generator: NoiseGenerator, x: Tensor, y: Tensor, *, lr: float, wanted: Tensor | None = None
 ) -> Tensor:
-    """Return what a generator follows down: how well the victim does on clean images after a step on poisoned ones.
+    """Return the loss of a generator: how well the victim does on clean images after a step on poisoned ones.
 
     Args:
         victim: In training mode.
@@ -161,7 +162,11 @@ def run_trial(state: PoisonState, material: Material, config: PoisonConfig, *, a
     seed = int(np.random.SeedSequence([config.seed, number]).generate_state(1, np.uint64)[0])
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    victim = _fresh_victim(config, material)
+    data = material.held_out
+    made = build_classifier(
+        config.victim, input_shape=data.input_shape, classes=data.classes, mean=material.mean, std=material.std
+    )
+    victim = made.to(material.device).train()
     poisoned = poison_all(state.frozen, material.images)
     state.learner.train()
     for _ in range(config.victim_epochs):
@@ -169,14 +174,6 @@ def run_trial(state: PoisonState, material: Material, config: PoisonConfig, *, a
         _run_epoch(state, victim, material, poisoned, config, order=order, advance=advance)
     state.record(measure(victim, state.frozen, material.held_out, wanted=material.wanted, trial=number))
     state.replace()
-
-
-def _fresh_victim(config: PoisonConfig, material: Material) -> Classifier:
-    data = material.held_out
-    made = build_classifier(
-        config.victim, input_shape=data.input_shape, classes=data.classes, mean=material.mean, std=material.std
-    )
-    return made.to(material.device).train()
 
 
 def _run_epoch(
@@ -196,37 +193,24 @@ def _run_epoch(
         if learns:
             with _precision(config, material):
                 lesson = confusion_loss(victim, state.learner, x, y, lr=config.victim_lr, wanted=material.wanted)
-            _learn(state, lesson)
+            weights = list(state.learner.parameters())
+            for weight, gradient in zip(weights, torch.autograd.grad(lesson, weights), strict=True):
+                weight.grad = gradient
+            state.optimizer.step()
         with _precision(config, material):
             loss = functional.cross_entropy(victim(poisoned[chosen]), y)
-        _move(victim, loss, lr=config.victim_lr)
-        if step % _LOOK == 0 or step == steps:
-            _check_loss(loss, trial=len(state.trials), step=step)
+        weights = list(victim.parameters())
+        gradients = torch.autograd.grad(loss, weights)
+        with torch.no_grad():  # plain SGD, without momentum, as the virtual step
+            for weight, gradient in zip(weights, gradients, strict=True):
+                weight.sub_(gradient, alpha=config.victim_lr)
+        if (step % _LOSS_EVERY == 0 or step == steps) and not bool(torch.isfinite(loss)):
+            raise ModelError(
+                f"the victim's loss is {loss.item()} in trial {len(state.trials)} by step {step}; lower victim_lr or "
+                "generator_lr, or leave amp out"
+            )
         advance(note=state.note)
 
 
 def _precision(config: PoisonConfig, material: Material) -> torch.autocast:
     return torch.autocast(material.device.type, dtype=torch.bfloat16, enabled=config.amp)
-
-
-def _learn(state: PoisonState, loss: Tensor) -> None:
-    weights = list(state.learner.parameters())
-    for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
-        weight.grad = gradient
-    state.optimizer.step()
-
-
-def _move(victim: Classifier, loss: Tensor, *, lr: float) -> None:
-    """Take a step of plain SGD, without momentum, as the virtual one."""
-    weights = list(victim.parameters())
-    gradients = torch.autograd.grad(loss, weights)
-    with torch.no_grad():
-        for weight, gradient in zip(weights, gradients, strict=True):
-            weight.sub_(gradient, alpha=lr)
-
-
-def _check_loss(loss: Tensor, *, trial: int, step: int) -> None:
-    if not bool(torch.isfinite(loss)):
-        raise ModelError(
-            f"the victim's loss is {loss.item()} in trial {trial} by step {step}; lower victim_lr or generator_lr, or leave amp out"
-        )

@@ -1,7 +1,7 @@
 """Error-minimising noise (Huang et al., 2021, arXiv:2101.04898): images that a network has nothing left to learn from.
 
 A network and the noise of each image are fitted in turns to the same end, a small loss on image and noise together, until the
-network is right on nearly all of them. The noise is then what told it the classes, and whoever fits another network to these
+network classifies nearly all of them correctly. The noise then carries the classes, and another network that is fitted to these
 images finds it first. No generator is learned, so new images get none.
 """
 
@@ -12,25 +12,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
 from edgeproof.attacks.options import IterativeOptions
 from edgeproof.attacks.pgd import pgd
-from edgeproof.config import PoisonConfig
+from edgeproof.config import PoisonConfig, Strict
 from edgeproof.data.base import Splits
 from edgeproof.data.poison import PoisonedImages
 from edgeproof.errors import ModelError
 from edgeproof.models.base import Classifier, build_classifier
 from edgeproof.poisoning.measure import predict
-from edgeproof.poisoning.state import STATE
-from edgeproof.runs import Run, atomic
+from edgeproof.runs import Run
 from edgeproof.system.progress import progress
 from edgeproof.training.loop import normalization
 from edgeproof.training.objectives.base import attacking
-from edgeproof.training.state import copies, part_of, prefixed
+from edgeproof.training.state import STATE, part_of, prefixed, read_state, write_state
 
 _VICTIM_STEPS = 10  # of SGD in a round, and of the noise, both as in the paper
 _NOISE_STEPS = 20
@@ -41,7 +38,7 @@ _CHUNK = 512  # images at once
 
 @dataclass
 class _State:
-    """What the next round depends on: images with their noise, the network, SGD's momentum and the accuracy after each round."""
+    """Everything that the next round depends on: images with noise, the network, SGD's momentum, the accuracy after each round."""
 
     images: Tensor
     victim: Classifier
@@ -63,7 +60,14 @@ def error_minimising(config: PoisonConfig, splits: Splits, clean: PoisonedImages
     """
     x = torch.from_numpy(clean.images).to(config.device)
     y = torch.from_numpy(clean.labels).to(config.device)
-    state = _begin(config, splits, x)
+    torch.manual_seed(config.seed)
+    mean, std = normalization(config.victim, splits.train)
+    made = build_classifier(
+        config.victim, input_shape=splits.train.input_shape, classes=splits.train.classes, mean=mean, std=std
+    )
+    victim = made.to(config.device).train()
+    momenta = {name: torch.zeros_like(weight) for name, weight in victim.named_parameters()}
+    state = _State(x.clone(), victim, momenta, [])
     path = out.path / STATE / "round.safetensors"
     if path.exists():
         _load(path, state)
@@ -74,19 +78,8 @@ def error_minimising(config: PoisonConfig, splits: Splits, clean: PoisonedImages
             _fit_noise(state, x, y, torch.from_numpy(clean.poisoned), config)
             state.history.append(float(np.mean(predict(state.victim, state.images) == clean.labels)))
             _save(path, state)
-            advance(note=f"right on {100 * state.history[-1]:.1f} %")
+            advance(note=f"correct on {100 * state.history[-1]:.1f} %")
     return state.images.cpu()
-
-
-def _begin(config: PoisonConfig, splits: Splits, x: Tensor) -> _State:
-    torch.manual_seed(config.seed)
-    mean, std = normalization(config.victim, splits.train)
-    made = build_classifier(
-        config.victim, input_shape=splits.train.input_shape, classes=splits.train.classes, mean=mean, std=std
-    )
-    victim = made.to(config.device).train()
-    momenta = {name: torch.zeros_like(weight) for name, weight in victim.named_parameters()}
-    return _State(x.clone(), victim, momenta, [])
 
 
 def _fit_victim(state: _State, y: Tensor, config: PoisonConfig) -> None:
@@ -127,18 +120,13 @@ def _save(path: Path, state: _State) -> None:
         **prefixed("victim", state.victim.state_dict()),
         **prefixed("momentum", state.momenta),
     }
-    with atomic(path) as temporary:
-        save_file(copies(tensors), temporary)
+    write_state(path, tensors)
 
 
 def _load(path: Path, state: _State) -> None:
-    try:
-        with safe_open(path, framework="pt", device=str(state.images.device)) as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (it is no mapping)
+    with read_state(path, Strict, device=str(state.images.device)) as (tensors, _):
         state.victim.load_state_dict(part_of("victim", tensors))
         state.momenta = part_of("momentum", tensors)
         if tensors["images"].shape != state.images.shape:
             raise KeyError(f"images of shape {tuple(tensors['images'].shape)}")
         state.images, state.history = tensors["images"], tensors["history"].tolist()
-    except (SafetensorError, RuntimeError, KeyError, OSError) as error:
-        raise ModelError(f"{path} cannot be continued from ({error}); start again with --fresh") from error

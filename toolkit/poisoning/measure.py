@@ -1,4 +1,4 @@
-"""What a poison does to a victim: on clean images, on poisoned ones, and on the noise alone."""
+"""Measure a victim of a poison on clean images, on poisoned ones, and on the noise alone."""
 
 from __future__ import annotations
 
@@ -57,13 +57,8 @@ def measure(
     goal = clean != data.labels if wanted is None else clean == wanted.cpu().numpy()[data.labels]
     return TrialRecord(
         trial=trial,
-        clean=_hits(clean == data.labels),
-        poisoned=_hits(poisoned == data.labels),
-        reached=_hits(goal),
-        top_class=_hits(clean == np.bincount(clean).argmax()),
+        clean=HitsRecord.of(Rate.of(clean == data.labels)),
+        poisoned=HitsRecord.of(Rate.of(poisoned == data.labels)),
+        reached=HitsRecord.of(Rate.of(goal)),
+        top_class=HitsRecord.of(Rate.of(clean == np.bincount(clean).argmax())),
     )
-
-
-def _hits(mask: np.ndarray) -> HitsRecord:
-    rate = Rate.of(mask)
-    return HitsRecord(hits=rate.hits, total=rate.total)

@@ -1,4 +1,4 @@
-"""What the training of a generator has come to, trial by trial, and its one file on disk."""
+"""The state of a generator's training between trials, and its one file on disk."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from edgeproof.config import Strict
-from edgeproof.errors import ModelError
 from edgeproof.poisoning.networks import NoiseGenerator
-from edgeproof.runs import atomic
-from edgeproof.training.state import HitsRecord, copies, load_optimizer, optimizer_tensors, part_of, prefixed
-
-STATE = "state"  #: folder of an unfinished run
-_METADATA = "edgeproof"
+from edgeproof.training.state import (
+    HitsRecord,
+    copies,
+    load_optimizer,
+    optimizer_tensors,
+    part_of,
+    prefixed,
+    read_state,
+    write_state,
+)
 
 
 class TrialRecord(Strict):
@@ -27,8 +28,8 @@ class TrialRecord(Strict):
     Attributes:
         trial: How many trials the generator had learned from; 0 for the untrained one.
         clean: Accuracy on the clean images.
-        poisoned: Accuracy on the same images with the noise: near 1 where the victim has learned what it was given.
-        reached: Clean images that go where the poison wants them: anywhere wrong, or to the wanted class.
+        poisoned: Accuracy on the same images with the noise: near 1 where the victim has learned the poisoned images.
+        reached: Clean images that are classified as the poison wants: anywhere wrong, or as the wanted class.
         top_class: Clean images that the victim puts into its most frequent class; all of them for a stuck victim.
     """
 
@@ -98,9 +99,7 @@ def save_state(path: Path, state: PoisonState) -> None:
         **prefixed("best", state.best),
         **prefixed("optimizer", optimizer_tensors(state.optimizer)),
     }
-    rest = _Rest(trials=tuple(state.trials))
-    with atomic(path) as temporary:
-        save_file(copies(tensors), temporary, metadata={_METADATA: rest.model_dump_json()})
+    write_state(path, tensors, _Rest(trials=tuple(state.trials)))
 
 
 def load_state(path: Path, state: PoisonState) -> None:
@@ -109,15 +108,9 @@ def load_state(path: Path, state: PoisonState) -> None:
     Raises:
         ModelError: When it cannot be read or is of another generator.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            rest = _Rest.model_validate_json((file.metadata() or {})[_METADATA])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (it is no mapping)
+    with read_state(path, _Rest) as (tensors, rest):
         for generator in (state.frozen, state.learner):
             generator.load_state_dict(part_of("generator", tensors))
         load_optimizer(state.optimizer, part_of("optimizer", tensors))
-    except (SafetensorError, ValidationError, RuntimeError, KeyError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise ModelError(f"{path} cannot be continued from ({reason}); start again with --fresh") from error
     state.trials = list(rest.trials)
     state.best = part_of("best", tensors)

@@ -36,6 +36,7 @@ from edgeproof.training.global_batch import average_gradients, spread
 from edgeproof.training.objectives.base import Task, build_objective
 from edgeproof.training.schedule import learning_rate
 from edgeproof.training.state import (
+    STATE,
     EpochRecord,
     HitsRecord,
     TrainingState,
@@ -43,18 +44,16 @@ from edgeproof.training.state import (
     load_state,
     save_state,
 )
-from edgeproof.types import Array
 
 CHECKPOINT = "model.safetensors"
 HISTORY = "history.json"
-_STATE = "state"
-_LOOK = 10  # steps between two looks at the loss: each look waits for the device
+_LOSS_EVERY = 10  # steps between two checks of the loss: each waits for the device
 _VALIDATION_BATCH = 256
 
 
 @dataclass(frozen=True)
 class _Material:
-    """The tensors that are trained on, and what is measured after each epoch."""
+    """The tensors that are trained on, and the images that are classified after each epoch."""
 
     images: Tensor
     labels: Tensor
@@ -77,7 +76,7 @@ def train(config: TrainConfig, out: Run) -> None:
     device = torch_device(config.device)
     with torch_settings(config.threads, device):
         state, material = _start(config, splits, device=device)
-        saved = out.path / _STATE / "epoch.safetensors"
+        saved = out.path / STATE / "epoch.safetensors"
         _continue_from(saved, state)
         total, done = config.epochs * _steps(config, material), len(state.history) * _steps(config, material)
         with progress(f"train {config.model}", total, done=done) as advance:
@@ -118,7 +117,11 @@ def _load_splits(config: TrainConfig) -> Splits:
 def _start(config: TrainConfig, splits: Splits, *, device: torch.device) -> tuple[TrainingState, _Material]:
     train = splits.train
     torch.manual_seed(config.seed)
-    model = _fresh(config.model, train) if config.start_from is None else _continued(config, train)
+    if config.start_from is None:
+        mean, std = normalization(config.model, train)
+        model = build_classifier(config.model, input_shape=train.input_shape, classes=train.classes, mean=mean, std=std)
+    else:
+        model = _continued(config, train)
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     material = _Material(
         images=torch.from_numpy(train.images).to(device),
@@ -139,11 +142,6 @@ def _start(config: TrainConfig, splits: Splits, *, device: torch.device) -> tupl
     if world_size() > 1:
         spread(model)
     return TrainingState(model, build_optimizer(model, config), objective), material
-
-
-def _fresh(model: str, train: LabelledImages) -> Classifier:
-    mean, std = normalization(model, train)
-    return build_classifier(model, input_shape=train.input_shape, classes=train.classes, mean=mean, std=std)
 
 
 def _continued(config: TrainConfig, train: LabelledImages) -> Classifier:
@@ -212,12 +210,17 @@ def _run_epoch(state: TrainingState, material: _Material, config: TrainConfig, *
         draws = Draws(seed=seed, index=positions.numpy())
         x = augment(material.images[positions.to(material.device)], how=config.augment, generator=generator)
         total += _step(state, x, material.labels[positions.to(material.device)], draws=draws, lr=lr, amp=config.amp)
-        if step % _LOOK == 0 or step == steps:
+        if step % _LOSS_EVERY == 0 or step == steps:
             _check_loss(float(total), epoch=epoch, step=step, lr=lr)
             note = f"loss {float(total) / step:.3f}{_note(state)}"
         advance(note=note)
     loss, validation, per_class = _validate(state.model, material)
     _check_loss(0.0 if loss is None else loss, epoch=epoch, step=steps, lr=lr)
+    layers = {
+        f"{name}.weight": module.weight.detach().cpu().numpy()
+        for name, module in state.model.network.named_modules()
+        if isinstance(module, (nn.Conv2d, nn.Linear))
+    }
     return EpochRecord(
         epoch=epoch,
         lr=lr,
@@ -225,7 +228,7 @@ def _run_epoch(state: TrainingState, material: _Material, config: TrainConfig, *
         validation_loss=loss,
         validation=validation,
         per_class=per_class,
-        layers=measure_layers(_layers(state.model)),
+        layers=measure_layers(layers),
     )
 
 
@@ -250,7 +253,7 @@ def _check_loss(loss: float, *, epoch: int, step: int, lr: float) -> None:
 
 
 def _validate(model: Classifier, material: _Material) -> tuple[float | None, HitsRecord | None, tuple[HitsRecord, ...]]:
-    """Return mean cross-entropy, accuracy and accuracy by class on the validation split."""
+    """Return mean cross-entropy, accuracy and accuracy per class on the validation split."""
     split = material.validation
     if not len(split):
         return None, None, ()
@@ -265,18 +268,7 @@ def _validate(model: Classifier, material: _Material) -> tuple[float | None, Hit
     loss = float(functional.cross_entropy(scores, torch.from_numpy(split.labels)))
     predicted = scores.argmax(1).numpy()
     per_class = per_class_accuracy(predicted, split.labels, num_classes=split.num_classes)
-    return loss, _hits(Rate.of(predicted == split.labels)), tuple(map(_hits, per_class))
-
-
-def _layers(model: Classifier) -> dict[str, Array]:
-    layers = {
-        name: module for name, module in model.network.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))
-    }
-    return {f"{name}.weight": layer.weight.detach().cpu().numpy() for name, layer in layers.items()}
-
-
-def _hits(rate: Rate) -> HitsRecord:
-    return HitsRecord(hits=rate.hits, total=rate.total)
+    return loss, HitsRecord.of(Rate.of(predicted == split.labels)), tuple(map(HitsRecord.of, per_class))
 
 
 def _note(state: TrainingState) -> str:
@@ -297,4 +289,4 @@ def _write(config: TrainConfig, splits: Splits, state: TrainingState, out: Run) 
         "epochs": [epoch.model_dump() for epoch in state.history],
     }
     write_json(out.path / HISTORY, history)
-    out.intermediate(_STATE)
+    out.intermediate(STATE)

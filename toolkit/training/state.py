@@ -1,12 +1,13 @@
-"""What training has come to, and its one file on disk: safetensors whose metadata is the rest as JSON."""
+"""The state of a training between epochs, and its one file on disk: safetensors whose metadata is the rest as JSON."""
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pydantic import ValidationError
@@ -15,24 +16,33 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from edgeproof.config import Strict, TrainConfig
-from edgeproof.errors import ModelError
+from edgeproof.errors import ModelError, one_line
+from edgeproof.evaluation.metrics import Rate
 from edgeproof.evaluation.weights import LayerRecord
 from edgeproof.models.base import Classifier
 from edgeproof.runs import atomic
 from edgeproof.training.objectives.base import Objective
 
+STATE = "state"  #: folder of an unfinished run
 _METADATA = "edgeproof"
+
+R = TypeVar("R", bound=Strict)
 
 
 class HitsRecord(Strict):
-    """Images classified rightly, among how many."""
+    """Images that were correctly classified, among how many."""
 
     hits: int
     total: int
 
+    @classmethod
+    def of(cls, rate: Rate) -> HitsRecord:
+        """Return the counts of a rate."""
+        return cls(hits=rate.hits, total=rate.total)
+
 
 class EpochRecord(Strict):
-    """One epoch in `history.json`; what is of the validation split is null or empty when there is none.
+    """One epoch in `history.json`; the figures of the validation split are null or empty when there is none.
 
     Attributes:
         epoch: Counted from 1.
@@ -40,8 +50,8 @@ class EpochRecord(Strict):
         train_loss: Mean of the objective over its steps, while the weights moved.
         validation_loss: Mean cross-entropy.
         validation: Accuracy.
-        per_class: Accuracy of each class, in the order of `classes`.
-        layers: How the weights of each layer are distributed.
+        per_class: Accuracy per class, in the order of `classes`.
+        layers: Distribution of the weights, layer by layer.
     """
 
     epoch: int
@@ -91,7 +101,7 @@ class TrainingState:
                 self.best_weights = copies(self.model.network.state_dict())
 
     def finished(self, config: TrainConfig) -> bool:
-        """Whether the last epoch has been run, or patience is at its end."""
+        """Return whether the last epoch has been run, or patience is at its end."""
         done = len(self.history)
         return done >= config.epochs or (config.patience is not None and done - self.best_epoch >= config.patience)
 
@@ -116,9 +126,7 @@ def save_state(path: Path, state: TrainingState) -> None:
         **prefixed("optimizer", optimizer_tensors(state.optimizer)),
     }
     best_loss = state.best_loss if state.best_epoch else None
-    rest = _Rest(history=tuple(state.history), best_epoch=state.best_epoch, best_loss=best_loss)
-    with atomic(path) as temporary:
-        save_file(copies(tensors), temporary, metadata={_METADATA: rest.model_dump_json()})
+    write_state(path, tensors, _Rest(history=tuple(state.history), best_epoch=state.best_epoch, best_loss=best_loss))
 
 
 def load_state(path: Path, state: TrainingState) -> None:
@@ -127,24 +135,42 @@ def load_state(path: Path, state: TrainingState) -> None:
     Raises:
         ModelError: When it cannot be read or is of another network.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            rest = _Rest.model_validate_json((file.metadata() or {})[_METADATA])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (it is no mapping)
+    with read_state(path, _Rest) as (tensors, rest):
         state.model.network.load_state_dict(part_of("network", tensors))
         state.objective.load_state_dict(part_of("objective", tensors))
         load_optimizer(state.optimizer, part_of("optimizer", tensors))
-    except (SafetensorError, ValidationError, RuntimeError, KeyError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise ModelError(f"{path} cannot be continued from ({reason}); start again with --fresh") from error
     state.history = list(rest.history)
     state.best_epoch = rest.best_epoch
     state.best_loss = math.inf if rest.best_loss is None else rest.best_loss
     state.best_weights = part_of("best", tensors)
 
 
+def write_state(path: Path, tensors: Mapping[str, Tensor], rest: Strict | None = None) -> None:
+    """Write tensors, and the rest of a state as JSON in the metadata, atomically."""
+    with atomic(path) as temporary:
+        save_file(copies(tensors), temporary, metadata={_METADATA: (rest or Strict()).model_dump_json()})
+
+
+@contextlib.contextmanager
+def read_state(path: Path, kind: type[R], *, device: str = "cpu") -> Iterator[tuple[dict[str, Tensor], R]]:
+    """Read what `write_state` has written, for a block that puts it in place.
+
+    Raises:
+        ModelError: When it cannot be read, or does not fit in the block.
+    """
+    try:
+        with safe_open(path, framework="pt", device=device) as file:
+            rest = kind.model_validate_json((file.metadata() or {}).get(_METADATA, "{}"))
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (it is no mapping)
+        yield tensors, rest
+    except (SafetensorError, ValidationError, RuntimeError, KeyError, OSError) as error:
+        raise ModelError(
+            f"{path} cannot be continued from ({one_line(' '.join(str(error).split()))}); start again with --fresh"
+        ) from error
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return what an optimizer remembers, `number of the parameter.name of the slot` to tensor."""
+    """Return the slots of an optimizer, `number of the parameter.name of the slot` to tensor."""
     slots = optimizer.state_dict()["state"]
     return {
         f"{number}.{name}": value if isinstance(value, Tensor) else torch.tensor(value)
