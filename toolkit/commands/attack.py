@@ -18,6 +18,7 @@ from edgeproof.commands.options import (
 )
 from edgeproof.commands.printing import emit, show_answers
 from edgeproof.config import AttackConfig, FalsifyConfig
+from edgeproof.config.base import Counts
 from edgeproof.errors import ConfigError
 from edgeproof.plugins.registry import CALLERS, Entry
 from edgeproof.stages import Place, run_attacks, run_stage
@@ -26,11 +27,24 @@ from edgeproof.stages import Place, run_attacks, run_stage
 def attack_command(entry: Entry) -> click.Command:
     """Make the command of one attack: its own parameters first, then what all attacks share."""
 
+    counts = (
+        Counts(
+            ("deployed",),
+            lambda config: any(param.name == "deployed" for param in entry.params),
+            f"attack {entry.name!r} takes one source model",
+        ),
+        Counts(
+            ("gradients", "probe"),
+            lambda config: entry.options["access"] != "queries",
+            f"attack {entry.name!r} asks for predictions only, and takes no gradients",
+        ),
+    )
+
     def craft(out: Path | None, fresh: bool, as_json: bool, **values: Any) -> None:
         params = {f"params.{key}": value for key, value in given_params(entry, values).items()}
         budgets = dict.fromkeys(values.pop("budgets") or (None,))
         fixed = [{"attack": entry.name, **({"eps": eps} if eps else {}), **params} for eps in budgets]
-        configs = [read_config(AttackConfig, dict(values), **each) for each in fixed]
+        configs = [read_config(AttackConfig, dict(values), counts=counts, **each) for each in fixed]
         for run in run_attacks(configs, Place(out, fresh)):
             emit(run, as_json=as_json)
 

@@ -7,7 +7,14 @@ from typing import Any
 
 import click
 
-from edgeproof.commands.options import RUN_OPTIONS, config_options, field_options, given_options, read_config
+from edgeproof.commands.options import (
+    RUN_OPTIONS,
+    config_options,
+    field_options,
+    given_options,
+    read_config,
+    refuse_unused,
+)
 from edgeproof.commands.printing import emit, show_search
 from edgeproof.config import BuildConfig, EvalConfig, ExportConfig, QuantizeConfig, build_config
 from edgeproof.errors import ConfigError
@@ -39,6 +46,9 @@ def export(out: Path | None, fresh: bool, as_json: bool, **values: Any) -> None:
     bundle, packed = values.pop("bundle"), {key: values.pop(f"config_{key}") for key in PACKED}
     if not bundle and any(packed.values()):
         raise ConfigError("adversaries and limits are packed for a device's eval; add --bundle FILE.zip")
+    chosen = {key: value for key, value in packed.items() if value not in (None, ())}
+    if bundle:
+        refuse_unused(build_config(EvalConfig, options=chosen), chosen)
     run = _exported(values, Place(out, fresh), pack_only=bool(bundle))
     if bundle:
         from edgeproof.evaluation.bundle import write_bundle

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,8 +14,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from edgeproof.config import ImportConfig, PoisonConfig, Strict, TrainConfig, build_config, parse_assignments
+from edgeproof.config.base import Counts
 from edgeproof.config.names import SHORT
-from edgeproof.errors import PluginError
+from edgeproof.errors import ConfigError, PluginError, one_line
 from edgeproof.plugins.registry import REQUIRED, Entry, Param, entries, find
 from edgeproof.plugins.trusted import check_named, name_factory
 
@@ -57,7 +58,12 @@ def given_options(kind: type[Strict], values: Mapping[str, Any]) -> list[str]:
 
 
 def read_config(
-    kind: type[Strict], values: dict[str, Any], *, base: Mapping[str, Any] | None = None, **fixed: Any
+    kind: type[Strict],
+    values: dict[str, Any],
+    *,
+    base: Mapping[str, Any] | None = None,
+    counts: Sequence[Counts] = (),
+    **fixed: Any,
 ) -> Any:
     """Build the configuration from what click parsed, removing its entries from `values`.
 
@@ -65,10 +71,11 @@ def read_config(
         kind: The configuration.
         values: What click parsed.
         base: Values that count where nothing else is given.
+        counts: When options have an effect, beyond what the configuration says itself.
         fixed: Values that count in any case, by dotted name.
 
     Raises:
-        ConfigError: As `build_config` does.
+        ConfigError: As `build_config` and `refuse_unused` do.
         ModelError: When a file alone names code of the user's.
     """
     file, overrides = values.pop("config_file"), values.pop("overrides")
@@ -76,12 +83,38 @@ def read_config(
     explicit = {path: value for path, value in given.items() if value not in (None, ())}
     config = build_config(kind, file=file, sets=overrides, options={**explicit, **fixed}, base=base)
     typed = {**parse_assignments(overrides), **explicit}
+    refuse_unused(config, typed, counts=counts)
     if key := _NAMES_A_NETWORK.get(kind):
         if key in typed:
             name_factory(typed[key])
         else:
             check_named(getattr(config, key), source=file)
     return config
+
+
+def refuse_unused(config: Strict, given: Mapping[str, Any], *, counts: Sequence[Counts] = ()) -> None:
+    """Refuse an option that has no effect together with the others.
+
+    A file (`--config`) may hold such values: a manifest repeats every option with its default.
+
+    Args:
+        config: All that was chosen.
+        given: Value by dotted name, of what was given on the command line.
+        counts: When options have an effect, beyond what the configuration says itself.
+
+    Raises:
+        ConfigError: With the option, why it has no effect and what to add or leave out.
+    """
+    options = {path for path, field in _fields(type(config)) if _field_option(path, field)}
+    for path, value in given.items():
+        if value is False or value in ("false", "null"):  # what is off already may be switched off
+            continue
+        for each in (*type(config).counts, *counts):
+            if any(path == name or path.startswith(f"{name}.") for name in each.options) and not each.when(config):
+                shown = f"--{_word(path)}" if path in options else f"--set {path}"
+                because = one_line(each.because.format(config))
+                advice = f"add {each.add} or leave {shown} out" if each.add else f"leave {shown} out"
+                raise ConfigError(f"{shown} has no effect here: {because}; {advice}")
 
 
 _NAMES_A_NETWORK = {TrainConfig: "model", ImportConfig: "model", PoisonConfig: "victim"}

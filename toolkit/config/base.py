@@ -1,8 +1,10 @@
-"""What all configurations are made of: strict records, numbers that may be fractions, budgets."""
+"""The parts of all configurations: strict records, numbers that may be fractions, budgets, when an option counts."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
@@ -13,10 +15,37 @@ MAX_SEED = 2**63 - 1
 Number = Annotated[float, BeforeValidator(parse_number)]
 
 
+@dataclass(frozen=True)
+class Counts:
+    """When options have an effect; where they have none, giving them is an error.
+
+    Attributes:
+        options: Dotted names of fields; that of a nested record stands for all its fields.
+        when: Whether they have an effect in a configuration.
+        because: Why they have none otherwise, a format string of the configuration, such as "the optimizer is {0.optimizer}".
+        add: What to add so that they have one; "" where nothing would do.
+    """
+
+    options: tuple[str, ...]
+    when: Callable[[Any], bool]
+    because: str
+    add: str = ""
+
+
 class Strict(BaseModel):
-    """A model that refuses unknown keys and cannot be changed."""
+    """A model that refuses unknown keys and cannot be changed.
+
+    Attributes:
+        counts: The options that have an effect only under a condition.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    counts: ClassVar[tuple[Counts, ...]] = ()
+
+
+def uses_processor(config: Any) -> bool:
+    """Return whether the engines of a configuration may run on the processor: a TensorRT plan does not."""
+    return not config.engines or not all(engine.endswith(".plan") for engine in config.engines)
 
 
 def check_eps(eps: float, *, norm: str) -> float:

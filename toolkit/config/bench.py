@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from edgeproof.config.base import MAX_SEED, Number, Strict
+from edgeproof.config.base import MAX_SEED, Counts, Number, Strict, uses_processor
 from edgeproof.types import GradientMode
 
 
 class BenchConfig(Strict):
     """`edgeproof bench engines`: how fast engines are at several batch sizes."""
+
+    counts: ClassVar[tuple[Counts, ...]] = (Counts(("threads",), uses_processor, "TensorRT plans run on the GPU"),)
 
     engines: tuple[str, ...] = Field((), description="[NAME=][BACKEND:]PATH each; a run folder gives all its graphs")
     output: str | None = Field(

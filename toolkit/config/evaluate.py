@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from edgeproof.config.base import Strict
+from edgeproof.config.base import Counts, Strict, uses_processor
 from edgeproof.config.reading import split_at_commas
 
 
 class EvalConfig(Strict):
     """`edgeproof eval`: engines x adversarial sets."""
+
+    counts: ClassVar[tuple[Counts, ...]] = (
+        Counts(("cost", "side"), lambda config: bool(config.protect), "no class is protected", "--protect CLASS"),
+        Counts(
+            ("data",),
+            lambda config: not any(Path(path).is_dir() for path in config.sets),
+            "attack runs hold their clean images",
+        ),
+        Counts(("gallery",), lambda config: bool(config.sets), "there are no adversarial images", "--adversaries RUN"),
+        Counts(("threads",), uses_processor, "TensorRT plans run on the GPU"),
+    )
 
     engines: tuple[str, ...] = Field((), description="[NAME=][BACKEND:]PATH each; a run folder gives all its graphs")
     sets: tuple[str, ...] = Field((), description="attack runs, or npz/pt files of other tools")
@@ -31,7 +43,7 @@ class EvalConfig(Strict):
     fail_under: tuple[str, ...] = Field((), description="[ENGINE:]METRIC[@CLASS]=VALUE, at least")
     max_drop: tuple[str, ...] = Field((), description="ENGINE:METRIC[@CLASS]=VALUE, at most under the reference")
     costs: str | None = Field(
-        None, description="what mistakes cost: CSV, JSON or npy, a row a true class, a column a predicted one"
+        None, description="what mistakes cost: CSV, JSON or npy, a row per true class, a column per predicted one"
     )
     protect: tuple[str, ...] | None = Field(
         None, description="instead: a class whose mistakes cost more than 1, by name or number; repeatable"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from edgeproof.config.base import MAX_SEED, Number, Strict
+from edgeproof.config.base import MAX_SEED, Counts, Number, Strict
 from edgeproof.config.reading import split_at_commas
 
 
@@ -37,6 +37,43 @@ class QatConfig(Strict):
 class ExportConfig(Strict):
     """`edgeproof export`: one checkpoint to the graphs that are deployed."""
 
+    counts: ClassVar[tuple[Counts, ...]] = (
+        Counts(
+            (
+                "recipes",
+                "calibration_method",
+                "calibration",
+                "calibration_limit",
+                "calibration_seed",
+                "keep_float",
+                "qat",
+                "parity.int8_accuracy_drop",
+                "parity.int8_min_agreement",
+            ),
+            lambda config: "int8" in config.precisions,
+            "int8 is not among the precisions",
+            "--precision int8",
+        ),
+        Counts(
+            ("parity.fp16_accuracy_drop",),
+            lambda config: "fp16" in config.precisions,
+            "fp16 is not among the precisions",
+            "--precision fp16",
+        ),
+        Counts(
+            ("calibration_seed",),
+            lambda config: config.calibration_limit is not None,
+            "all calibration images are used",
+            "--calibration-limit COUNT",
+        ),
+        Counts(
+            ("qat.steps",),
+            lambda config: config.qat is None or config.qat.eps is not None,
+            "the INT8 graphs are not trained on adversarial images",
+            "--set qat.eps=2/255",
+        ),
+    )
+
     model: str = Field(description="a train run")
     precisions: tuple[Literal["fp32", "fp16", "int8"], ...] = Field(
         ("fp32", "fp16", "int8"), description="graphs to write"
@@ -64,6 +101,21 @@ class ExportConfig(Strict):
 class BuildConfig(Strict):
     """`edgeproof export --from`: graphs to what a device opens, on the device and without torch; foreign ones to our form."""
 
+    counts: ClassVar[tuple[Counts, ...]] = (
+        Counts(
+            ("batch_range", "workspace_mib", "optimization_level", "timing_cache", "locked"),
+            lambda config: config.target == "tensorrt",
+            "it is for TensorRT plans, and the target is {0.target}",
+            "--target tensorrt",
+        ),
+        Counts(
+            ("prefix_class",),
+            lambda config: config.prefix is not None,
+            "no perturbation is put in front of the graphs",
+            "--prefix RUN",
+        ),
+    )
+
     source: str = Field(description="an ONNX graph, or an export run for all its graphs, instead of --model")
     target: Literal["onnx", "openvino", "tensorrt"] = Field(
         "onnx", description="what to write; onnx brings a graph to images (N, C, H, W) in [0, 1]"
@@ -79,7 +131,7 @@ class BuildConfig(Strict):
     prefix: str | None = Field(
         None, description="attack run (or npz, npy) of a universal perturbation, put in front of each graph"
     )
-    prefix_class: int | None = Field(None, ge=0, description="which one, where it holds one a class")
+    prefix_class: int | None = Field(None, ge=0, description="which one, where it holds one per class")
     batch_range: tuple[int, int, int] | None = Field(None, description="TensorRT: batches (default: 1,32,256)")
     workspace_mib: int | None = Field(None, ge=1, description="TensorRT: scratch memory of a layer (default: 1024)")
     optimization_level: int | None = Field(None, ge=0, le=5, description="TensorRT: 0 to 5 (default: 3)")

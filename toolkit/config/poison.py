@@ -2,22 +2,57 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from edgeproof.config.base import MAX_SEED, Number, Strict
+from edgeproof.config.base import MAX_SEED, Counts, Number, Strict
 from edgeproof.config.data import DataConfig
 from edgeproof.types import Pixels
 
 
 class PoisonConfig(Strict):
-    """`edgeproof poison`: training images that confuse whoever trains on them."""
+    """`edgeproof poison`: training images that mislead a network that is trained on them."""
+
+    counts: ClassVar[tuple[Counts, ...]] = (
+        Counts(
+            ("eps", "pixels"),
+            lambda config: config.method != "label-flip",
+            "label-flip changes labels, and no image",
+        ),
+        Counts(
+            ("target", "reuse", "generator", "generator_width", "generator_lr", "victim_epochs", "amp"),
+            lambda config: config.method == "deep-confuse",
+            "only deep-confuse has a generator, and the method is {0.method}",
+            "--method deep-confuse",
+        ),
+        Counts(
+            ("victim", "victim_lr", "trials", "batch_size"),
+            lambda config: config.method in ("deep-confuse", "error-minimising"),
+            "{0.method} fits no network",
+        ),
+        Counts(
+            (
+                "target",
+                "generator",
+                "generator_width",
+                "generator_lr",
+                "victim",
+                "victim_lr",
+                "victim_epochs",
+                "trials",
+                "batch_size",
+                "amp",
+            ),
+            lambda config: config.reuse is None,
+            "the generator of {0.reuse} is used as it is",
+        ),
+    )
 
     data: DataConfig = DataConfig()
     method: Literal["deep-confuse", "error-minimising", "class-patterns", "label-flip"] = Field(
         "deep-confuse",
-        description="a generator's noise; noise that leaves nothing to learn; a random pattern a class; or random labels, a control",
+        description="a generator's noise; noise that leaves nothing to learn; a random pattern per class; or random labels, a control",
     )
     eps: Number = Field(0.3, gt=0, le=1, description="L-infinity budget in [0, 1] pixel units; 8/255 is understood")
     ratio: Number = Field(1.0, gt=0, le=1, description="share of each class that is poisoned")

@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from edgeproof.config.base import MAX_SEED, Number, Strict
+from edgeproof.config.base import MAX_SEED, Counts, Number, Strict
 from edgeproof.config.data import DataConfig
 from edgeproof.config.reading import split_at_commas
 
 
 class TrainConfig(Strict):
     """`edgeproof train`."""
+
+    counts: ClassVar[tuple[Counts, ...]] = (
+        Counts(
+            ("momentum",),
+            lambda config: config.optimizer == "sgd",
+            "the optimizer is {0.optimizer}",
+            "--optimizer sgd",
+        ),
+        Counts(
+            ("lr_decay",),
+            lambda config: config.schedule == "inverse-time",
+            "the schedule is {0.schedule}",
+            "--schedule inverse-time",
+        ),
+        Counts(
+            ("min_delta",),
+            lambda config: config.patience is not None,
+            "training does not stop early",
+            "--patience EPOCHS",
+        ),
+    )
 
     data: DataConfig = DataConfig()
     model: str = Field("small-cnn", description="network: a name that `list models` shows")
