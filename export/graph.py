@@ -32,11 +32,6 @@ def save_graph(model: onnx.ModelProto, path: Path) -> None:
     onnx.save(model, str(path))
 
 
-def read_metadata(model: onnx.ModelProto) -> dict[str, str]:
-    """Return this project's metadata of a graph, without the prefix of the keys."""
-    return {p.key.removeprefix(PREFIX): p.value for p in model.metadata_props if p.key.startswith(PREFIX)}
-
-
 def merge_metadata(model: onnx.ModelProto, values: Mapping[str, str]) -> None:
     """Add metadata under the prefix; what else is there stays."""
     merged = {p.key: p.value for p in model.metadata_props} | {PREFIX + key: value for key, value in values.items()}

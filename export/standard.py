@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,7 +18,7 @@ from edgeproof.onnx_files import hash_model, load_model, summarize
 from edgeproof.onnx_files.loading import all_nodes, ordered_nodes
 from edgeproof.onnx_files.summary import Layout, choose_output
 
-_GIVEN, _MADE = "standard/given", "standard/made"  # what the foreign graph takes and gives
+_OURS = "standard"  # names of what is put around a graph begin with it
 _TYPES = {
     "float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "float64": TensorProto.DOUBLE, "uint8": TensorProto.UINT8,
 }  # fmt: skip
@@ -58,7 +59,8 @@ def standardize_graph(
 
     Raises:
         ModelError: When the graph has other inputs or outputs, or does not take such images.
-        ExportError: When its input has a type that images cannot be cast to, or the result is no valid graph.
+        ExportError: When its input has a type that images cannot be cast to, when edgeproof wrote it and a convention is given
+            all the same, or the result is no valid graph.
     """
     model = load_model(src)
     summary = summarize(model, src)
@@ -66,23 +68,32 @@ def standardize_graph(
     made, layout = choose_output(summary.outputs, output, where=str(src)), layout or "nchw"
     if given.dtype not in _TYPES:
         raise ExportError(f"{src} takes {given}; expected {', '.join(_TYPES)}: export it again")
+    if summary.takes_our_images and (layout != "nchw" or input_range != 1.0 or len(mean) or len(std)):
+        raise ExportError(
+            f"{src} was written by edgeproof and takes images (N, C, H, W) in [0, 1] already; leave out --layout, --range, --mean "
+            "and --std, or start from the graph that it was made from"
+        )
     kind, batch = _TYPES[given.dtype], (given.shape or ("batch",))[0]
     batch = batch if isinstance(batch, int) else "batch"
-    inner = {
-        name: f"standard/inner/{name}" for name in (INPUT, OUTPUT)
-    }  # the graph may use our names for other tensors
-    _rename(model.graph, {**inner, given.name: _GIVEN, made.name: _MADE})
+    ours = _unused_prefix(model.graph)  # a graph that was brought to our form before has the first one in it
+    taken, gives = f"{ours}/given", f"{ours}/made"  # what the source takes and gives
+    inner = {name: f"{ours}/inner/{name}" for name in (INPUT, OUTPUT)}  # the graph may use our names for other tensors
+    _rename(model.graph, {**inner, given.name: taken, made.name: gives})
     scaled = _scaling(input_range=input_range, mean=mean, std=std)
-    front = _chain([*scaled, *_typing(kind), *_LAYOUTS[layout]], start=INPUT, end=_GIVEN)
-    back = _chain([("Cast", None, {"to": TensorProto.FLOAT}), ("Flatten", None, {})], start=_MADE, end=OUTPUT)
+    front = _chain([*scaled, *_typing(kind), *_LAYOUTS[layout]], start=INPUT, end=taken, prefix=ours)
+    back = _chain(
+        [("Cast", None, {"to": TensorProto.FLOAT}), ("Flatten", None, {})], start=gives, end=OUTPUT, prefix=ours
+    )
     _surround(model.graph, front, back)
     _set_value(model.graph.input, INPUT, (batch, *shape))
     _set_value(model.graph.output, OUTPUT, (batch, "classes"))
     if len(summary.outputs) > 1:
         _prune(model.graph)
     model.ir_version = max(model.ir_version, 4)  # before it, stored tensors had to be inputs too
-    convention = {"layout": layout, "input_range": input_range, "mean": list(mean), "std": list(std)}
-    merge_metadata(model, {"source_input": json.dumps(convention), "source_sha256": hash_model(src)})
+    merge_metadata(model, {"source_sha256": hash_model(src)})
+    if not summary.takes_our_images:  # else what the first source took stands there
+        convention = {"layout": layout, "input_range": input_range, "mean": list(mean), "std": list(std)}
+        merge_metadata(model, {"source_input": json.dumps(convention)})
     save_graph(model, dst)
 
 
@@ -101,17 +112,26 @@ def _typing(kind: int) -> list[_Node]:
     return [("Round", None, {}), cast] if kind == TensorProto.UINT8 else [cast]
 
 
-def _chain(steps: Sequence[_Node], *, start: str, end: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+def _unused_prefix(graph: onnx.GraphProto) -> str:
+    """Return "standard", or "standard-2" and so on where names of the graph begin with that."""
+    names = {name for node in all_nodes(graph) for name in (node.name, *node.output)}
+    found = {name.partition("/")[0] for name in names | {tensor.name for tensor in graph.initializer}}
+    return next(prefix for n in count(1) if (prefix := _OURS if n == 1 else f"{_OURS}-{n}") not in found)
+
+
+def _chain(
+    steps: Sequence[_Node], *, start: str, end: str, prefix: str
+) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     """Return nodes one behind the other and the tensors that they store."""
     nodes, stored, last = [], [], start
     for position, (kind, operand, attributes) in enumerate([*steps, ("Identity", None, {})]):
-        name = end if position == len(steps) else f"standard/{start.rpartition('/')[2]}_{position}"
+        name = end if position == len(steps) else f"{prefix}/{start.rpartition('/')[2]}_{position}"
         inputs = [last]
         if operand is not None:
             stored.append(numpy_helper.from_array(np.asarray(operand), f"{name}_by"))
             inputs.append(stored[-1].name)
         nodes.append(
-            helper.make_node(kind, inputs, [name], name=f"standard/{kind}_{name.rpartition('/')[2]}", **attributes)
+            helper.make_node(kind, inputs, [name], name=f"{prefix}/{kind}_{name.rpartition('/')[2]}", **attributes)
         )
         last = name
     return nodes, stored

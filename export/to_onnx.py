@@ -74,7 +74,7 @@ def _trace(module: nn.Module, path: Path, *, input_shape: tuple[int, int, int], 
         else {"dynamo": False, "dynamic_axes": {INPUT: {0: "batch"}, OUTPUT: {0: "batch"}}}
     )
     try:
-        with _quiet():
+        with _prepared():
             torch.onnx.export(
                 module,
                 (example,),
@@ -96,8 +96,15 @@ def _trace(module: nn.Module, path: Path, *, input_shape: tuple[int, int, int], 
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back what torch says about itself while exporting: deprecations inside it and the absence of torchvision."""
+def _prepared() -> Iterator[None]:
+    """Prepare torch for tracing, and take it back at the end.
+
+    What torch says about itself is held back: deprecations inside it and the absence of torchvision. Attention runs operator by
+    operator: what it is fused to in evaluation mode has no ONNX form, and neither exporter takes it apart.
+    """
+    import torch
+
+    fused = torch.backends.mha.get_fastpath_enabled()
     logger = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = logger.level
     with warnings.catch_warnings():
@@ -107,9 +114,11 @@ def _quiet() -> Iterator[None]:
         )
         warnings.filterwarnings("ignore", message="The feature will be removed.*", category=DeprecationWarning)
         logger.setLevel(logging.ERROR)
+        torch.backends.mha.set_fastpath_enabled(False)
         try:
             yield
         finally:
+            torch.backends.mha.set_fastpath_enabled(fused)
             logger.setLevel(level)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgeproof.engines.base import Engine, EngineOptions, RunsInPlace, ShowsKernels, open_engine, predict_all
+from edgeproof.engines.base import Engine, EngineOptions, ShowsKernels, open_engine, predict_all
 from edgeproof.errors import ConfigError, DataError, ToolkitError, UnavailableError
 from edgeproof.plugins.registry import entries
 from tests.closeness import assert_near
@@ -171,15 +171,6 @@ def test_a_batch_over_the_largest_is_refused_and_predict_all_splits_it(engine: E
     with pytest.raises(DataError, match=f"a batch of {most + 1} is over the engine's {most}"):
         engine.predict(images(most + 1))
     assert predict_all(engine, images(2 * most + 1), batch_size=256).shape == (2 * most + 1, 3)
-
-
-def test_an_engine_that_runs_in_place_writes_what_predict_returns(engine: Engine) -> None:
-    if not isinstance(engine, RunsInPlace):
-        pytest.skip("cannot")
-    count = engine.info.max_batch or 5
-    x, logits = images(count), np.full((count, 3), np.nan, np.float32)
-    engine.execute(x.ctypes.data, logits.ctypes.data, count=count)
-    np.testing.assert_array_equal(logits, engine.predict(x))
 
 
 def test_the_products_of_an_int8_graph_run_in_integers_and_others_do_not(engine: Engine) -> None:

@@ -167,15 +167,6 @@ def test_the_processor_and_another_precision_are_refused(write: Write) -> None:
         opened(write(), precision="fp16")
 
 
-def test_images_that_lie_on_the_device_are_not_copied(write: Write) -> None:
-    memory = HostMemory()
-    engine = trt.TensorRtEngine(write(), memory=memory, device="cuda", options=EngineOptions())
-    x, logits = images(5), np.empty((5, 3), np.float32)
-    engine.execute(x.ctypes.data, logits.ctypes.data, count=5)
-    assert_near(logits, expected(x))
-    assert (memory.buffers, memory.waits) == ({}, 1)
-
-
 def test_closing_twice_is_harmless_and_a_closed_engine_says_so(write: Write) -> None:
     engine = opened(write())
     engine.close()

@@ -10,12 +10,12 @@ from onnx import helper, numpy_helper
 
 from edgeproof.export.base import ExportError
 from edgeproof.export.fp16 import convert_fp16
-from edgeproof.export.graph import Wiring, read_metadata
+from edgeproof.export.graph import Wiring
 from edgeproof.export.int8 import quantize_int8
 from edgeproof.onnx_files import hash_model, load_model
 from tests.export.conftest import Toy
 from tests.export.runtime import run_graph
-from tests.export.toys import smooth_images
+from tests.export.toys import read_metadata, smooth_images
 
 
 @pytest.fixture

@@ -14,14 +14,14 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from torch import Tensor, nn
 
 from edgeproof.export.base import ExportError
-from edgeproof.export.graph import Wiring, read_metadata
+from edgeproof.export.graph import Wiring
 from edgeproof.export.int8 import Int8Report, RecipeName, layers, quantize_int8
 from edgeproof.export.qdq_rules import violations
 from edgeproof.export.to_onnx import export_onnx
 from edgeproof.onnx_files import hash_model, load_model
 from tests.export.conftest import Toy
 from tests.export.runtime import optimized_operators, run_graph
-from tests.export.toys import SHAPE, smooth_images
+from tests.export.toys import SHAPE, read_metadata, smooth_images
 
 RECIPES: tuple[RecipeName, ...] = ("trt", "cpu")
 IMAGES = smooth_images(64)

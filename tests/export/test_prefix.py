@@ -8,13 +8,12 @@ from numpy.typing import NDArray
 
 from edgeproof.export.base import ExportError
 from edgeproof.export.fp16 import convert_fp16
-from edgeproof.export.graph import read_metadata
 from edgeproof.export.int8 import quantize_int8
 from edgeproof.export.prefix import prepend_perturbation
 from edgeproof.onnx_files import load_model
 from tests.export.conftest import Toy
 from tests.export.runtime import run_graph
-from tests.export.toys import SHAPE, smooth_images
+from tests.export.toys import SHAPE, read_metadata, smooth_images
 
 DELTA = np.random.default_rng(3).uniform(-0.1, 0.1, SHAPE).astype(np.float32)
 PRECISIONS = ("fp32", "fp16", "int8-trt", "int8-cpu")

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeproof.errors import ModelError
 from edgeproof.export.base import ExportError
-from edgeproof.export.graph import read_metadata
 from edgeproof.export.standard import standardize_graph
-from edgeproof.onnx_files import load_model
+from edgeproof.onnx_files import load_model, read_onnx
 from tests.closeness import assert_near
 
 ort = pytest.importorskip("onnxruntime")
@@ -114,14 +112,14 @@ def test_result_says_what_it_takes_and_where_it_comes_from(tmp_path: Path) -> No
     given, made = model.graph.input[0], model.graph.output[0]
     assert (given.name, made.name) == ("images", "logits")
     assert [dim.dim_value for dim in given.type.tensor_type.shape.dim] == [1, *SHAPE]
-    about = read_metadata(model)
-    assert json.loads(about["source_input"]) == {
+    about = read_onnx(tmp_path / "dst.onnx")
+    assert about.noted("source_input") == {
         "layout": "nhwc",
         "input_range": 255,
         "mean": [0.5, 0.4, 0.3],
         "std": [0.2, 0.3, 0.4],
     }
-    assert len(about["source_sha256"]) == 64
+    assert len(about.metadata["edgeproof.source_sha256"]) == 64
 
 
 @pytest.mark.parametrize(
@@ -169,6 +167,29 @@ def test_of_several_outputs_the_logits_stay(tmp_path: Path) -> None:
     standardize_graph(src, tmp_path / "dst.onnx", input_shape=SHAPE)
     assert [value.name for value in onnx.load(tmp_path / "dst.onnx").graph.output] == ["logits"]
     assert_near(run(tmp_path / "dst.onnx", images()), run(src, images()))
+
+
+def test_a_graph_of_ours_is_brought_to_our_form_again_and_gives_the_same(tmp_path: Path) -> None:
+    src = linear(tmp_path / "src.onnx", shape=("n", 4, 5, 3))
+    convention: dict[str, Any] = {"layout": "nhwc", "input_range": 255.0, **NORMALIZATION}
+    standardize_graph(src, tmp_path / "once.onnx", **convention)
+    standardize_graph(tmp_path / "once.onnx", tmp_path / "twice.onnx")
+    standardize_graph(tmp_path / "twice.onnx", tmp_path / "thrice.onnx")
+    expected = run(tmp_path / "once.onnx", images())
+    for again in ("twice.onnx", "thrice.onnx"):
+        np.testing.assert_array_equal(run(tmp_path / again, images()), expected)
+        about = read_onnx(tmp_path / again)
+        assert about.noted("source_input")["layout"] == "nhwc", "what the first source took is kept"
+
+
+@pytest.mark.parametrize("given", [{"input_range": 255.0}, {"mean": (0.5, 0.5, 0.5)}, {"std": (0.5, 0.5, 0.5)}])
+def test_a_graph_of_ours_is_not_scaled_a_second_time(given: dict[str, Any], tmp_path: Path) -> None:
+    src = linear(tmp_path / "src.onnx", shape=("n", *SHAPE))
+    standardize_graph(src, tmp_path / "once.onnx", **given)
+    with pytest.raises(
+        ExportError, match=r"takes images \(N, C, H, W\) in \[0, 1\] already; leave out --layout, --range"
+    ):
+        standardize_graph(tmp_path / "once.onnx", tmp_path / "twice.onnx", **given)
 
 
 def test_torch_and_onnx_agree_on_what_a_convention_means(tmp_path: Path) -> None:

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from edgeproof.errors import ModelError
 from edgeproof.export.base import ExportError
-from edgeproof.export.graph import merge_metadata, read_metadata
+from edgeproof.export.graph import merge_metadata
 from edgeproof.export.to_onnx import export_onnx
 from edgeproof.onnx_files import load_model, opset_of
 from tests.closeness import assert_near
 from tests.export.conftest import Toy
 from tests.export.runtime import run_graph
-from tests.export.toys import SHAPE, build_toy, smooth_images, torch_logits
+from tests.export.toys import SHAPE, build_toy, read_metadata, smooth_images, torch_logits
 
 
 @pytest.mark.parametrize("count", [1, 3, 7])

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from edgeproof.export.graph import PREFIX
 
 SHAPE = (3, 16, 16)
 CLASSES = 5
@@ -106,3 +109,8 @@ def torch_logits(model: nn.Module, images: NDArray[np.float32]) -> NDArray[np.fl
     with torch.inference_mode():
         logits: NDArray[np.float32] = model(torch.from_numpy(images)).numpy()
     return logits
+
+
+def read_metadata(model: onnx.ModelProto) -> dict[str, str]:
+    """Return what our exporters have noted in a graph, without the prefix of the keys."""
+    return {p.key.removeprefix(PREFIX): p.value for p in model.metadata_props if p.key.startswith(PREFIX)}

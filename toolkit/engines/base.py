@@ -113,15 +113,6 @@ class ShowsKernels(Protocol):
         ...
 
 
-@runtime_checkable
-class RunsInPlace(Protocol):
-    """An engine that reads and writes memory of its own device: no copy to the host and back."""
-
-    def execute(self, source: int, target: int, *, count: int) -> None:
-        """Run `count` images (float32 NCHW, contiguous) at address `source` into `count` x K float32 at `target`."""
-        ...
-
-
 class Closing:
     """`with` for an engine: it is closed at the end of the block."""
 

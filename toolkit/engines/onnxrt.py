@@ -86,30 +86,6 @@ class OnnxRuntimeEngine(Closing):
         batch = pad_batch(images, self._signature.batch)
         return _run(self._session, self._signature, batch)[: len(images)]
 
-    def execute(self, source: int, target: int, *, count: int) -> None:
-        """Run on addresses of the engine's own device, by I/O binding; what wrote `source` has to have finished.
-
-        Args:
-            source: `count` images, float32 NCHW, contiguous.
-            target: Room for `count` x K float32 logits, there when this returns.
-            count: Images; the batch itself where the graph fixes it.
-
-        Raises:
-            ModelError: When ONNX Runtime fails on them.
-        """
-        kind, _, number = self._info.device.partition(":")
-        place = kind, int(number or 0), np.float32
-        binding = self._session.io_binding()
-        binding.bind_input(self._signature.input, *place, (count, *self._info.input_shape), source)
-        binding.bind_output(self._signature.output, *place, (count, self._info.num_classes), target)
-        try:
-            self._session.run_with_iobinding(binding)
-            binding.synchronize_outputs()
-        except Exception as error:  # the runtime's own exceptions have no common root below Exception
-            raise ModelError(
-                f"ONNX Runtime failed on a batch of {count} images: {str(error).splitlines()[0]}"
-            ) from error
-
     def kernels(self) -> tuple[Kernel, ...]:
         """Run a black image in a profiled session of the same options, and return its convolutions and matrix products."""
         image = np.zeros((self._signature.batch or 1, *self._signature.input_shape), np.float32)

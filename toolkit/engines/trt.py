@@ -95,20 +95,6 @@ class TensorRtEngine(Closing):
         self._memory.download("output", logits)
         return logits[: len(images)]
 
-    def execute(self, source: int, target: int, *, count: int) -> None:
-        """Run on device addresses; what wrote `source` has to have finished.
-
-        Args:
-            source: `count` images, float32 NCHW, contiguous.
-            target: Room for `count` x K float32 logits, there when this returns.
-            count: Images, between the profile's smallest and largest batch.
-
-        Raises:
-            ModelError: When TensorRT refuses the shape or the launch.
-        """
-        self._launch(source, target, count=count)
-        self._memory.synchronize()
-
     def _launch(self, source: int, target: int, *, count: int) -> None:
         context, tensors = self._context, self._tensors
         if context is None:

@@ -90,6 +90,11 @@ class GraphSummary:
         except (ValueError, RecursionError):
             return None
 
+    @property
+    def takes_our_images(self) -> bool:
+        """Whether edgeproof wrote it: then it takes images (N, C, H, W) in [0, 1], however its axes look."""
+        return bool(self.noted("source_input") or self.noted("input_shape"))
+
     def only_input(self, path: Path) -> ValueInfo:
         """Return the input.
 
@@ -114,10 +119,15 @@ class GraphSummary:
         """
         value = self.only_input(path)
         dims, takes = value.shape or (), f"{path} takes {value}"
-        known = self.noted("source_input") or self.noted("input_shape")  # then the axes are NCHW, however they look
         if layout is None and len(dims) == 2:
             raise ModelError(f"{takes}; {_WANTED}: {_bring(path, value, layout='flat', free=not input_shape)}")
-        if layout is None and len(dims) == 4 and dims[3] in (1, 3, 4) and dims[1] not in (1, 3, 4) and not known:
+        if (
+            layout is None
+            and len(dims) == 4
+            and dims[3] in (1, 3, 4)
+            and dims[1] not in (1, 3, 4)
+            and not self.takes_our_images
+        ):
             free = not all(isinstance(size, int) for size in dims[1:])
             raise ModelError(f"{takes}, which looks like NHWC; {_WANTED}: {_bring(path, value, 'nhwc', free=free)}")
         rank = 2 if layout == "flat" else 4
