@@ -132,6 +132,7 @@ class Results:
             reference=self.results.reference,
             sets=self.results.sets,
             classes=self.results.classes,
+            left_out=self.results.left_out,
         )
         found = judge(bound, self.results.cells, reference=self.results.reference)
         broken = [gate.message for gate in found if not gate.passed]

@@ -24,16 +24,22 @@ def emit(out: Run, *, as_json: bool, **more: object) -> None:
 
 
 def finish_eval(out: Run, *, as_json: bool) -> None:
-    """Show the table, print the result and leave with 1 when a gate has failed."""
+    """Show the table, print the result and leave with 1 when a gate has failed, else with the status of an engine left out."""
     from edgeproof.evaluation.results import read_results
     from edgeproof.reports.terminal import print_results
 
     results = read_results(out.file("results.json"))
     print_results(results)
     click.echo(f"report: {out.path / 'report.html'}", err=True)
-    emit(out, as_json=as_json, gates=[gate.model_dump() for gate in results.gates])
+    left_out = [each.model_dump() for each in results.left_out]
+    emit(out, as_json=as_json, gates=[gate.model_dump() for gate in results.gates], left_out=left_out)
     if not all(gate.passed for gate in results.gates):
         sys.exit(1)
+    if results.left_out:
+        click.echo(
+            "edgeproof: an engine was left out; once it can be opened, repeat the command with --fresh", err=True
+        )
+        sys.exit(max(each.status for each in results.left_out))
 
 
 def show_answers(out: Run, *, as_json: bool, single: bool) -> None:

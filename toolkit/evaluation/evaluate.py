@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,8 +18,8 @@ from edgeproof.data.arrays import write_npz
 from edgeproof.data.base import LabelledImages
 from edgeproof.data.shard import parse_shard
 from edgeproof.engines.base import Engine, ShowsKernels, predict_all
-from edgeproof.engines.specs import read_specs
-from edgeproof.errors import ConfigError, DataError, nearest
+from edgeproof.engines.specs import EngineSpec, read_specs
+from edgeproof.errors import ConfigError, DataError, ModelError, UnavailableError, nearest
 from edgeproof.evaluation.costs import choose_costs
 from edgeproof.evaluation.gates import Gate, bind_gates, parse_gates
 from edgeproof.evaluation.inputs import EvalInputs, load_inputs
@@ -32,17 +33,21 @@ from edgeproof.evaluation.results import (
     EngineRecord,
     InvarianceRecord,
     KernelsRecord,
+    LeftOutRecord,
     Results,
     SetRecord,
 )
 from edgeproof.evaluation.samples import sample_arrays
 from edgeproof.evaluation.scoring import CLEAN, Predictions
 from edgeproof.evaluation.summary import AllLogits, complete
+from edgeproof.onnx_files import read_onnx
 from edgeproof.runs import Run, write_json, write_text
 from edgeproof.system.environment import describe_environment
 from edgeproof.system.out_of_memory import BatchSize
 from edgeproof.system.progress import progress
 from edgeproof.types import Array, Logits
+
+LOG = logging.getLogger(__name__)
 
 _TIMED_BATCH = 64  # larger ones are no faster on a processor, and FP16 on one takes seconds a batch
 
@@ -85,31 +90,62 @@ def evaluate(config: EvalConfig, out: Run) -> Results:
     """Measure engines on clean images and adversarial sets; write `results.json`, `samples.npz` and the logits.
 
     Logits that an interrupted run of the same configuration has saved are used again. The run is left unfinished, so
-    that the reports can be written into it.
+    that the reports can be written into it. An engine that cannot be opened is left out, said and recorded.
 
     Raises:
         ConfigError: For an unknown engine, metric, class or set, before anything runs.
         DataError: When the sets were not made from the same images, or an engine takes others.
-        ToolkitError: As opening runs and engines raises.
+        ModelError, UnavailableError: When no engine can be opened, or the reference that limits compare with cannot.
+        ToolkitError: As opening runs raises.
     """
     specs = read_specs(config.engines)
-    check_limits(config, [spec.name for spec in specs])
+    gates, reference = check_limits(config, [spec.name for spec in specs])
     inputs = load_inputs(config.sets, data=config.data)
     with ExitStack() as stack:
-        opened = [
-            stack.enter_context(spec.open(device=config.device, threads=config.threads, output=config.output))
-            for spec in specs
-        ]
-        candidates = [
-            Candidate(spec.name, engine, str(spec.path), spec.size) for spec, engine in zip(specs, opened, strict=True)
-        ]
-        measured = measure(config, candidates, inputs, folder=out.path)
+        candidates: list[Candidate] = []
+        failed: dict[EngineSpec, ModelError | UnavailableError] = {}
+        for spec in specs:
+            try:
+                engine = spec.open(device=config.device, threads=config.threads, output=config.output)
+            except (ModelError, UnavailableError) as error:
+                failed[spec] = error
+            else:
+                candidates.append(Candidate(spec.name, stack.enter_context(engine), str(spec.path), spec.size))
+        compared = config.reference is not None or any(gate.relative for gate in gates)
+        for spec, why in failed.items():
+            if not candidates or (compared and spec.name == reference):
+                raise why
+            LOG.warning(f"edgeproof: {spec.name} cannot be opened and is left out: {why}")
+        left_out = [_left_out(spec, why) for spec, why in failed.items()]
+        if reference in [each.name for each in left_out]:
+            LOG.warning(f"edgeproof: the reference is {candidates[0].name} in its place")
+        measured = measure(config, candidates, inputs, folder=out.path, left_out=left_out)
     save_measured(measured, out)
     return measured.results
 
 
+def _left_out(spec: EngineSpec, error: ModelError | UnavailableError) -> LeftOutRecord:
+    try:
+        precision = read_onnx(spec.path).precision if spec.path.suffix == ".onnx" else ""
+    except ModelError:  # which may be why it cannot be opened
+        precision = ""
+    return LeftOutRecord(
+        name=spec.name,
+        backend=spec.backend,
+        precision=precision,
+        path=str(spec.path),
+        reason=str(error),
+        status=error.exit_code,
+    )
+
+
 def measure(
-    config: EvalConfig, candidates: Sequence[Candidate], inputs: EvalInputs, *, folder: Path | None = None
+    config: EvalConfig,
+    candidates: Sequence[Candidate],
+    inputs: EvalInputs,
+    *,
+    folder: Path | None = None,
+    left_out: Sequence[LeftOutRecord] = (),
 ) -> Measured:
     """Measure open engines on clean images and adversarial sets.
 
@@ -118,6 +154,7 @@ def measure(
         candidates: The engines, of distinct names.
         inputs: What they are measured on.
         folder: Where each cell's logits are saved once they are there, and taken from where an earlier process has; or None.
+        left_out: Engines that could not be opened.
 
     Raises:
         ConfigError: For an unknown engine, metric, class or set, before anything runs.
@@ -132,7 +169,14 @@ def measure(
     if config.shard is not None:  # the hashes stay those of the whole sets, so that shards can be held to each other
         inputs = inputs.take(parse_shard(config.shard).rows(len(inputs.clean)))
         sets = tuple(set_.model_copy(update={"count": len(inputs.clean)}) for set_ in sets)
-    gates = _bind(gates, engines, reference, sets, inputs.clean.classes)
+    gates = bind_gates(
+        gates,
+        engines={name: engine.info.precision for name, engine in engines.items()},
+        reference=reference,
+        sets=sets,
+        classes=inputs.clean.classes,
+        left_out=left_out,
+    )
     logits = _run_all(engines, inputs, sets, config=config, folder=folder)
     timings = _timings(engines, inputs.clean, config)
     records = tuple(
@@ -143,7 +187,15 @@ def measure(
         )
         for each in candidates
     )
-    about = _describe(inputs.clean, reference=reference, engines=records, sets=sets, costs=costs, shard=config.shard)
+    about = _describe(
+        inputs.clean,
+        reference=reference,
+        engines=records,
+        sets=sets,
+        costs=costs,
+        shard=config.shard,
+        left_out=tuple(left_out),
+    )
     predicted = _predictions(logits, inputs)
     results = complete(about, logits, predicted, gates)
     samples = sample_arrays(results, predicted, inputs, shown=config.gallery)
@@ -201,17 +253,6 @@ def _check_fit(name: str, engine: Engine, clean: LabelledImages) -> None:
             f"{name} was built for the classes {', '.join(info.classes[:4])}, ... and {clean.name} has "
             f"{', '.join(clean.classes[:4])}, ...; expected the same names in the same order"
         )
-
-
-def _bind(
-    gates: Sequence[Gate],
-    engines: Mapping[str, Engine],
-    reference: str,
-    sets: Sequence[SetRecord],
-    classes: Sequence[str],
-) -> tuple[Gate, ...]:
-    precisions = {name: engine.info.precision for name, engine in engines.items()}
-    return bind_gates(gates, engines=precisions, reference=reference, sets=sets, classes=classes)
 
 
 def _run_all(
@@ -292,6 +333,7 @@ def _describe(
     sets: tuple[SetRecord, ...],
     costs: CostsRecord | None,
     shard: str | None,
+    left_out: tuple[LeftOutRecord, ...],
 ) -> Description:
     """Describe an evaluation, without what is computed from logits."""
     counts = np.bincount(clean.labels, minlength=clean.num_classes)
@@ -312,4 +354,5 @@ def _describe(
         engines=engines,
         sets=sets,
         environment=describe_environment(),
+        left_out=left_out,
     )

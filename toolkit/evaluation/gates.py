@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -17,7 +17,7 @@ from edgeproof.config import parse_number
 from edgeproof.errors import ConfigError, nearest
 from edgeproof.evaluation.costs import class_index
 from edgeproof.evaluation.metrics import Rate
-from edgeproof.evaluation.results import CellRecord, GateRecord, SetRecord
+from edgeproof.evaluation.results import CellRecord, GateRecord, LeftOutRecord, SetRecord
 
 Kind = Literal["fail-under", "max-drop", "max-cost"]
 
@@ -53,8 +53,14 @@ class Gate:
     set: str | None = None
     label: str | None = None
     engines: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     sets: tuple[str, ...] = ()
     class_index: int | None = None
+
+    @property
+    def relative(self) -> bool:
+        """Whether it compares with the reference."""
+        return self.kind == "max-drop" or self.metric.endswith("agreement")
 
 
 def parse_gates(fail_under: Sequence[str], max_drop: Sequence[str], max_cost: Sequence[str] = ()) -> tuple[Gate, ...]:
@@ -78,6 +84,7 @@ def bind_gates(
     reference: str,
     sets: Sequence[SetRecord],
     classes: Sequence[str],
+    left_out: Sequence[LeftOutRecord] = (),
 ) -> tuple[Gate, ...]:
     """Find the engines, sets and class that gates name.
 
@@ -87,25 +94,52 @@ def bind_gates(
         reference: The engine that drops and agreement are counted from; it is left out of those.
         sets: The clean set and the adversarial ones.
         classes: The class names.
+        left_out: Engines that could not be opened; a limit that may be on one is bound to it too, and does not hold.
 
     Raises:
         ConfigError: For a name that is not there; the nearest one is offered.
     """
+    names = [each.name for each in left_out]
     return tuple(
         replace(
             gate,
-            engines=_engines(gate, engines, reference),
+            engines=_engines(gate, engines, reference, missing),
+            left_out=missing,
             sets=_sets(gate, sets),
             class_index=_class_index(gate, classes),
         )
         for gate in gates
+        for missing in [tuple(each.name for each in left_out if _may_mean(gate, each, {*engines, *names}))]
     )
 
 
 def judge(gates: Sequence[Gate], cells: Sequence[CellRecord], *, reference: str) -> tuple[GateRecord, ...]:
     """Measure bound gates, one record for each engine that a gate applies to."""
     found = {(cell.engine, cell.set): cell for cell in cells}
-    return tuple(_judge(gate, engine, found, reference) for gate in gates for engine in gate.engines)
+    records = []
+    for gate in gates:
+        records += [_judge(gate, engine, found, reference) for engine in gate.engines]
+        records += [
+            GateRecord(
+                text=gate.text,
+                metric=gate.metric,
+                engine=name,
+                set=gate.sets[0],
+                measured=None,
+                limit=gate.limit,
+                count=0,
+                passed=False,
+                message=f"{gate.metric} of {name} cannot be measured: it could not be opened",
+            )
+            for name in gate.left_out
+        ]
+    return tuple(records)
+
+
+def _may_mean(gate: Gate, engine: LeftOutRecord, names: Collection[str]) -> bool:
+    """Return whether a limit may be on an engine left out; one that did not say its precision may be of any."""
+    any_precision = not engine.precision and gate.engine not in names
+    return any_precision or gate.engine in (None, engine.name, engine.precision)
 
 
 def _parse(text: str, kind: Kind) -> Gate:
@@ -140,16 +174,15 @@ def _limit(text: str, kind: Kind, limit: float) -> float:
     return limit
 
 
-def _engines(gate: Gate, engines: Mapping[str, str], reference: str) -> tuple[str, ...]:
-    relative = gate.kind == "max-drop" or gate.metric.endswith("agreement")
+def _engines(gate: Gate, engines: Mapping[str, str], reference: str, missing: Sequence[str]) -> tuple[str, ...]:
     named = [name for name, precision in engines.items() if gate.engine in (None, name, precision)]
-    if not named and gate.engine:
+    if not named and not missing and gate.engine:
         known = {**engines, **dict.fromkeys(engines.values(), "")}
         raise ConfigError(
             f"--{gate.text}: unknown engine {gate.engine!r}{nearest(gate.engine, known)}; known: {', '.join(known)}"
         )
-    chosen = tuple(name for name in named if not (relative and name == reference))
-    if not chosen:
+    chosen = tuple(name for name in named if not (gate.relative and name == reference))
+    if not chosen and not missing:
         raise ConfigError(f"--{gate.text}: would compare the reference {reference!r} with itself; name another engine")
     return chosen
 

@@ -88,6 +88,20 @@ class EngineRecord(Strict):
     kernels: KernelsRecord | None = Field(None, description="of INT8 engines that can say")
 
 
+class LeftOutRecord(Strict):
+    """An engine that was asked for and could not be opened: nothing is measured of it, and limits on it do not hold.
+
+    precision: as its file says, "" where it does not. status: exit status of what went wrong.
+    """
+
+    name: str
+    backend: str
+    precision: str
+    path: str
+    reason: str
+    status: int
+
+
 class SetRecord(Strict):
     """The clean set or one adversarial set."""
 
@@ -300,6 +314,7 @@ class Description(Strict):
     engines: tuple[EngineRecord, ...]
     sets: tuple[SetRecord, ...]
     environment: dict[str, str]
+    left_out: tuple[LeftOutRecord, ...] = Field((), description="engines that could not be opened")
 
 
 class Results(Description):

@@ -29,7 +29,8 @@ def complete(about: Description, logits: AllLogits, predicted: Predictions, gate
     costs = None if about.costs is None else np.array(about.costs.matrix)
     scored = score(predicted, engines=engines, sets=sets, reference=about.reference, classes=about.classes, costs=costs)
     cells = with_threats(scored, about.engines, about.sets)
-    warnings = [text for (engine, set_), values in logits.items() for text in check_logits(engine, set_, values)]
+    warnings = [f"{each.name} could not be opened and is left out: {each.reason}" for each in about.left_out]
+    warnings += [text for (engine, set_), values in logits.items() for text in check_logits(engine, set_, values)]
     warnings += [text for engine in about.engines for text in check_engine(engine)]
     warnings += check_results(cells, engines=engines, sets=about.sets, classes=about.classes)
     gaps = measured_gaps(predicted, engines=about.engines, sets=about.sets)
@@ -97,6 +98,7 @@ def gates_of(about: Results) -> tuple[Gate, ...]:
         reference=about.reference,
         sets=about.sets,
         classes=about.classes,
+        left_out=about.left_out,
     )
 
 
