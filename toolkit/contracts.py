@@ -1,6 +1,6 @@
-"""What a plug-in of each kind promises, as a check that anybody can run on his own: `check("attack", "my-attack")`.
+"""The contract of each kind of plug-in, as a check that anybody can run on their own: `check("attack", "my-attack")`.
 
-Ours are held to the same by the tests. It needs no data: images are made up here.
+The tests check ours against the same contract. It needs no data: images are made up here.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run goes.
+    """The place that a run goes to.
 
     Attributes:
         out: The folder (default: one under EDGEPROOF_RUNS, else `runs/`, named after the run's content).

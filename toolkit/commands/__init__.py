@@ -1,6 +1,6 @@
 """edgeproof on the command line. stdout carries the result, stderr progress and errors.
 
-Each verb stands in a module of its group, which is imported when the verb is used: `edgeproof --help` shall be there at once.
+Each verb stands in a module of its group, which is imported when the verb is used: `edgeproof --help` must be there at once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is installed, what each engine can do on this machine, and the one line that mends what is missing."""
+"""The diagnosis of a machine: what is installed, what each engine can do, and the one line that installs what is missing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def diagnose() -> list[Finding]:
         (
             "TensorRT",
             "pip install 'edgeproof[tensorrt]' (on a Jetson: JetPack's own, venv with --system-site-packages)",
-            _tensorrt,
+            lambda: str(importlib.import_module("tensorrt").__version__),
         ),
         ("pycuda", "pip install 'edgeproof[cuda]' (needs a CUDA toolkit)", _pycuda),
         ("data sets", "set EDGEPROOF_DATA to the folder that holds mnist/, fashion-mnist/, cifar10/", _data),
@@ -88,10 +88,6 @@ def _openvino() -> str:
         for device in core.available_devices
     ]
     return f"{package_version('openvino')}, {'; '.join(can)}"
-
-
-def _tensorrt() -> str:
-    return f"{importlib.import_module('tensorrt').__version__}"
 
 
 def _pycuda() -> str:

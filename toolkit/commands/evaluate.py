@@ -15,7 +15,7 @@ from edgeproof.errors import ConfigError
 from edgeproof.runs import Run
 from edgeproof.stages import Place, merge_runs, run_stage, unpack
 from edgeproof.stages import demo as run_demo
-from edgeproof.system.links import refuse_links
+from edgeproof.system.files import refuse_links
 from edgeproof.system.optional import check_installed
 
 

@@ -31,7 +31,7 @@ RUN_OPTIONS = [
 
 
 def config_options(kind: type[Strict], *, hidden: Iterable[str] = ()) -> list[click.Option]:
-    """Return one option a field of a configuration, nested ones included, beside `--config` and `--set`.
+    """Return one option per field of a configuration, nested ones included, with `--config` and `--set`.
 
     Args:
         kind: The configuration.
@@ -121,7 +121,7 @@ _NAMES_A_NETWORK = {TrainConfig: "model", ImportConfig: "model", PoisonConfig: "
 
 
 def plugin_options(entry: Entry, *, skip: Iterable[str] = (), taken: Iterable[click.Option] = ()) -> list[click.Option]:
-    """Return one option a parameter of a plug-in; values are text, which the plug-in's caller reads by its annotation.
+    """Return one option per parameter of a plug-in; values are text, which the plug-in's caller reads by its annotation.
 
     Args:
         entry: The plug-in.

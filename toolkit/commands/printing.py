@@ -1,4 +1,4 @@
-"""What a command prints: its result on stdout, tables and places to look at on stderr."""
+"""The output of commands: the result on stdout, tables and places to look at on stderr."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def show_detection(found: DetectRecord, *, name: str, as_json: bool) -> None:
 
 
 def show_entries(known: Mapping[str, Entry], *, as_json: bool) -> None:
-    """Print what is registered, a line each; as JSON with the parameters that can be set."""
+    """Print what is registered, one line per plug-in; as JSON with the parameters that can be set."""
     if as_json:
         rows = [
             {

@@ -71,7 +71,7 @@ STUDY_OPTIONS = [
         ["--ray"], is_flag=True, help="run them on Ray: RAY_ADDRESS, or what runs here, else a cluster of its own"
     ),
     click.Option(
-        ["--document"], type=click.Path(path_type=Path), help="write the Markdown here too, figures beside it"
+        ["--document"], type=click.Path(path_type=Path), help="write the Markdown here too, figures next to it"
     ),
 ]
 

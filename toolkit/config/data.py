@@ -1,4 +1,4 @@
-"""Which images, and how they are split."""
+"""The images, and how they are split."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edgeproof.config.base import MAX_SEED, Strict
 
 
 class DataConfig(Strict):
-    """Which images, and how they are split."""
+    """The images, and how they are split."""
 
     name: str = Field("digits", description="data set: a name that `list data` shows, npz:PATH or folder:PATH")
     params: dict[str, Any] = Field(default_factory=dict, description="parameters of the data set, as `list data` shows")

@@ -11,7 +11,7 @@ from edgeproof.config.reading import split_at_commas
 
 
 class ParityLimits(Strict):
-    """How far an exported graph may be from its source, on labelled images; outside is an error."""
+    """Limits on the difference between an exported graph and its source, on labelled images; outside is an error."""
 
     fp32_max_diff: float = Field(1e-3, gt=0, description="largest |logit difference| of the FP32 graph")
     fp16_accuracy_drop: float = Field(0.005, ge=0, description="clean accuracy that FP16 may lose (fraction)")

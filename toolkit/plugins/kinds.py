@@ -59,7 +59,7 @@ class Entry:
 
     @property
     def own(self) -> bool:
-        """Whether it is part of this toolkit."""
+        """Return whether it is part of this toolkit."""
         return self.file is None and not self.text
 
     def load(self) -> Callable[..., Any]:

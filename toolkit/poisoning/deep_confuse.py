@@ -42,7 +42,7 @@ class Material:
     Attributes:
         images: Clean training images, (N, C, H, W) in [0, 1], on the device.
         labels: (N,) int64.
-        wanted: (K,) int64, the class that clean images of each class shall be given, or None where any wrong one will do.
+        wanted: (K,) int64, the class as which clean images of each class are to be classified, or None where any wrong one will do.
         held_out: Training images on which the victims are measured.
         mean: Of each channel, for the victims' normalisation.
         std: Likewise.
@@ -57,7 +57,7 @@ class Material:
 
     @property
     def device(self) -> torch.device:
-        """Where the images are."""
+        """The device of the images."""
         return self.images.device
 
 

@@ -24,7 +24,7 @@ _STRIDE = 16  # four halvings: images are padded to a multiple of it
 
 
 class GeneratorHeader(Strict):
-    """What a generator says of itself, as JSON in the metadata of its file.
+    """The description of a generator, as JSON in the metadata of its file.
 
     Attributes:
         name: "encoder-decoder" or "unet".

@@ -1,4 +1,4 @@
-"""Files of a run folder: written atomically."""
+"""Files of a run folder: written atomically, by one process at a time."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from edgeproof.errors import RunError
+
+# Neither is known to Windows, which has no links in a run folder either unless an administrator makes one.
+_LOCK_FLAGS = os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Give a temporary path to write to, which replaces `path` when the block ends without an error."""
-    # A name that can be foretold may already be a link to elsewhere, in a folder from a stranger.
+    # A name that can be foretold may already be a link to elsewhere, in a folder that is untrusted input.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,3 +60,29 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON atomically; NaN and infinities are refused, since JSON has none."""
     write_text(path, json.dumps(value, indent=1, sort_keys=False, allow_nan=False) + "\n")
+
+
+def take_lock(path: Path) -> IO[str]:
+    """Open a file and lock it until it is closed; the system drops the lock with the process, however that ends.
+
+    Raises:
+        BlockingIOError: When another process holds it.
+        OSError: When it cannot be opened or locked.
+    """
+    file = os.fdopen(os.open(path, _LOCK_FLAGS, 0o666), "w")
+    try:
+        try:
+            import fcntl
+        except ModuleNotFoundError:  # Windows
+            import msvcrt
+
+            try:
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined, unused-ignore]
+            except PermissionError as error:
+                raise BlockingIOError(errno.EWOULDBLOCK, error.strerror) from error
+        else:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        file.close()
+        raise
+    return file

@@ -1,4 +1,4 @@
-"""What `--fresh` replaces is set aside in the run folder until the new run is finished: a command may be refused yet."""
+"""A run that `--fresh` replaces is set aside in its folder until the new one is finished: a command may be refused yet."""
 
 from __future__ import annotations
 

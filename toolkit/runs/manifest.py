@@ -1,4 +1,4 @@
-"""`manifest.json`: what a run was made from, with what, and the hash of each file that it has written."""
+"""`manifest.json`: the inputs of a run, its configuration and environment, and the hash of each file that it has written."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SCHEMA_VERSION = 1
 
 
 class InputRecord(Strict):
-    """What a run was made from; the hash of a run folder is that of its manifest."""
+    """An input of a run; the hash of a run folder is that of its manifest."""
 
     role: str
     path: str
@@ -27,7 +27,7 @@ class FileRecord(Strict):
 
     @property
     def inside(self) -> bool:
-        """Whether the path stays in the folder."""
+        """Return whether the path stays in the folder."""
         path = PurePosixPath(self.path)
         return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
 

@@ -23,15 +23,13 @@ from edgeproof.errors import ModelError, RunError, first_line
 from edgeproof.onnx_files import hash_model
 from edgeproof.onnx_files.loading import if_packed
 from edgeproof.plugins.trusted import used_code
-from edgeproof.runs.files import sync, write_json, write_text
+from edgeproof.runs.files import sync, take_lock, write_json, write_text
 from edgeproof.runs.fresh import ASIDE, IDENTITY, LOCK, MANIFEST, REPLACED, bring_back, remove, set_aside
-from edgeproof.runs.lock import take_lock
 from edgeproof.runs.manifest import SCHEMA_VERSION, FileRecord, InputRecord, Manifest
 from edgeproof.runs.tree import file_hashes, hash_tree
 from edgeproof.system.distributed import world_size
 from edgeproof.system.environment import describe_environment
-from edgeproof.system.files import sha256_file
-from edgeproof.system.links import refuse_links
+from edgeproof.system.files import refuse_links, sha256_file
 from edgeproof.system.untrusted import first_problem
 
 #: Roles of inputs that are images in files: a folder of these counts whole, whatever is in it.
@@ -65,7 +63,7 @@ class Run:
 
     @property
     def done(self) -> bool:
-        """Whether the manifest has been written."""
+        """Return whether the manifest has been written."""
         return self.manifest is not None
 
     @property
@@ -129,8 +127,8 @@ class Run:
             name: What a person recognises it by, for instance "digits-small-cnn".
             config: The resolved configuration, JSON-serialisable.
             inputs: Role to path; a run folder counts by the hash of its manifest, a model by all its files, images (`data`,
-                `calibration`) by every file of theirs. The user's own
-                code that the run uses is found by the configuration, and counts by the hash of its source.
+                `calibration`) by every file of theirs. The user's own code that the run uses is found by the configuration, and
+                counts by the hash of its source.
             seed: The seed of the stage, repeated in the manifest.
             root: Where run folders live (default: EDGEPROOF_RUNS, else `runs`).
             out: The folder itself, instead of one under `root`.
@@ -150,7 +148,9 @@ class Run:
         text = json.dumps([kind, name, _given(known), [[r.role, r.sha256] for r in records]], sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()
         folder = out or (root or runs_root()) / f"{kind}-{name}-{digest[:10]}"
-        _refuse_own_input(folder, inputs or {})
+        for role, path in (inputs or {}).items():
+            if folder.resolve() in (Path(path).resolve(), *Path(path).resolve().parents):
+                raise RunError(f"{folder} is to be written and read ({role}); choose another --out")
         draft = {
             "kind": kind,
             "name": name,
@@ -165,7 +165,12 @@ class Run:
             if fresh and (folder / IDENTITY).exists():  # what is not ours `_claim` refuses
                 set_aside(folder)
             if (folder / MANIFEST).exists():
-                run.manifest = run._finished(digest)
+                if run._identity() != digest:
+                    raise RunError(
+                        f"{folder} holds another finished run; choose another --out or add --fresh to replace it"
+                    )
+                run.manifest = cls.open(folder, kind=kind).manifest
+                run._discard()
             else:
                 run._claim(digest)
         except BaseException:
@@ -237,7 +242,7 @@ class Run:
         self.close()
 
     def amend(self, names: tuple[str, ...]) -> None:
-        """Record files of a finished run anew, after they were made again from its other files."""
+        """Record files of a finished run again, after they were made again from its other files."""
         if self.manifest is None:
             raise RunError(f"{self.path} is not finished; repeat the command that began it")
         kept = [record for record in self.manifest.outputs if record.path not in names]
@@ -269,7 +274,7 @@ class Run:
             self.close()
 
     def _file_record(self, path: Path) -> FileRecord:
-        sync(path)  # not all writers do, and the manifest shall not outlive what it lists
+        sync(path)  # not all writers do, and the manifest must not outlive the files that it lists
         return FileRecord(
             path=path.relative_to(self.path).as_posix(), sha256=sha256_file(path), size=path.stat().st_size
         )
@@ -294,13 +299,6 @@ class Run:
                 f"{self.path} cannot be written ({error.strerror}); choose another --out or EDGEPROOF_RUNS"
             ) from error
 
-    def _finished(self, digest: str) -> Manifest | None:
-        if self._identity() != digest:
-            raise RunError(f"{self.path} holds another finished run; choose another --out or add --fresh to replace it")
-        manifest = Run.open(self.path, kind=self._draft["kind"]).manifest
-        self._discard()
-        return manifest
-
     def _claim(self, digest: str) -> None:
         other = self._identity()
         if other and other != digest:
@@ -309,21 +307,18 @@ class Run:
             )
         # A process that is killed while it claims the folder leaves what `atomic` was writing.
         ours = (LOCK, REPLACED, f".{IDENTITY}.")
-        strangers = [path.name for path in self.path.iterdir() if not path.name.startswith(ours)]
-        if not other and strangers:
+        foreign = [path.name for path in self.path.iterdir() if not path.name.startswith(ours)]
+        if not other and foreign:
             raise RunError(
-                f"{self.path} is not empty and not a run folder (it holds {strangers[0]!r}); choose another --out"
+                f"{self.path} is not empty and not a run folder (it holds {foreign[0]!r}); choose another --out"
             )
-        self._sweep()
-        write_text(self.path / IDENTITY, digest + "\n")
-
-    def _sweep(self) -> None:
-        """Delete what killed processes were writing. A folder with a lock of its own is another run's."""
+        # Delete what killed processes were writing. A folder with a lock of its own is another run's.
         for folder, inside, names in os.walk(self.path):
             inside[:] = [name for name in inside if not Path(folder, name, LOCK).exists()]
             for name in names:
                 if name.startswith(".") and ".tmp" in name:
                     Path(folder, name).unlink()
+        write_text(self.path / IDENTITY, digest + "\n")
 
     def _discard(self) -> None:
         """Delete intermediate state of a finished run, by the list that survives a kill in the middle of it."""
@@ -332,7 +327,7 @@ class Run:
             return
         try:
             for name in _NAMES.validate_json(listed.read_bytes()):
-                if name and name == Path(name).name != "..":  # the folder may be a stranger's
+                if name and name == Path(name).name != "..":  # the folder may be untrusted input
                     remove(self.path / name)
         except ValueError as error:  # also of a name that no file can have
             raise RunError(
@@ -346,12 +341,6 @@ def _given(config: Any) -> Any:
     if isinstance(config, Mapping):
         return {key: _given(value) for key, value in config.items() if value is not None}
     return config
-
-
-def _refuse_own_input(folder: Path, inputs: Mapping[str, Path]) -> None:
-    for role, path in inputs.items():
-        if folder.resolve() in (Path(path).resolve(), *Path(path).resolve().parents):
-            raise RunError(f"{folder} is to be written and read ({role}); choose another --out")
 
 
 def _refuse_changed(folder: Path) -> None:

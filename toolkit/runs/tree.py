@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,12 @@ def hash_tree(path: Path) -> str:
     """Return the SHA-256 of a file, or of a folder: of the path, size and hash of every file in it that is not hidden."""
     if path.is_file():
         return sha256_file(path)
+    names: list[str] = []
+    for folder, folders, files in os.walk(path, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        names += [os.path.relpath(os.path.join(folder, name), path) for name in files if not name.startswith(".")]
     digest = hashlib.sha256()
-    for name, sha256 in file_hashes(path, _names(path)).items():
+    for name, sha256 in file_hashes(path, names).items():
         digest.update(f"{name}\0{(path / name).stat().st_size}\0{sha256}\n".encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
@@ -55,9 +59,3 @@ def file_hashes(root: Path, names: Iterable[str]) -> dict[str, str]:
         with contextlib.suppress(RunError, UnicodeEncodeError):
             write_text(cache, json.dumps(kept))
     return hashes
-
-
-def _names(root: Path) -> Iterator[str]:
-    for folder, folders, names in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (os.path.relpath(os.path.join(folder, name), root) for name in names if not name.startswith("."))

@@ -1,4 +1,4 @@
-"""What a study is, and how it is run: jobs, then findings, then `study.json`, `study.md` and `report.html`.
+"""The record of a study, and its run: jobs, then findings, then `study.json`, `study.md` and `report.html`.
 
 A study is a class in `NAME/study.py`, whose fields are the parameters of the study:
 
@@ -42,7 +42,7 @@ _TONES: Mapping[str, Tone] = {"held": "good", "not held": "bad", "undecided": ""
 
 @dataclass(frozen=True)
 class Findings:
-    """What a study has found; a pure function of its jobs' folders.
+    """The findings of a study; a pure function of its jobs' folders.
 
     Attributes:
         verdicts: The claims.

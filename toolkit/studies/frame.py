@@ -1,4 +1,4 @@
-"""What a study has measured, as rows, and the numbers that findings and tables are made of.
+"""The measurements of a study, as rows, and the numbers that findings and tables are made of.
 
 A row is a plain dict: what was measured (the network, the attack, ...), at which `seed`, and its counts, `{"hits": 3, "total": 40}`
 each. `study.json` holds the rows as they are, without what is marked as not to be saved.

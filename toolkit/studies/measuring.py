@@ -1,4 +1,4 @@
-"""What the measuring jobs of studies share: trained networks and their graphs opened as engines, and test images attacked."""
+"""The common parts of the measuring jobs of studies: trained networks and their graphs opened as engines, and test images attacked."""
 
 from __future__ import annotations
 

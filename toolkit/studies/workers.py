@@ -21,11 +21,11 @@ from edgeproof.system.environment import usable_cores
 from edgeproof.system.lines import logged_to_stderr
 from edgeproof.system.optional import missing
 
-_PATIENCE = 10.0  # seconds for a job to leave its files in order once it is told to stop
+_PATIENCE = 10.0  # seconds for a job to leave its files in order after SIGTERM
 
 
 class Workers(ABC):
-    """What carries out up to `count` jobs at a time, wherever that is."""
+    """The interface to workers that carry out up to `count` jobs at a time, wherever that is."""
 
     def __init__(self, count: int, *, folder: Path) -> None:
         self._count = count
@@ -34,17 +34,17 @@ class Workers(ABC):
 
     @property
     def free(self) -> bool:
-        """Whether another job can be begun."""
+        """Return whether another job can be begun."""
         return len(self._busy) < self._count
 
     @property
     def busy(self) -> bool:
-        """Whether a job is being done."""
+        """Return whether a job is being done."""
         return bool(self._busy)
 
     @property
     def note(self) -> str:
-        """What is being done, for people."""
+        """The names of the jobs that are being done, for people."""
         return ", ".join(job.name for job in self._busy.values())
 
     @abstractmethod

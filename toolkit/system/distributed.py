@@ -1,6 +1,6 @@
-"""One command on the processes that torchrun has started: which one this is, and what they tell each other.
+"""One command on the processes that torchrun has started: which one this is, and what they send each other.
 
-The first process alone writes the run folder and speaks; the others work for it. Without torchrun there is one process,
+The first process alone writes the run folder and reports; the others work for it. Without torchrun there is one process,
 everything here gives back what it was given, and torch is not imported. What is sent is JSON, arrays or tensors, no pickle.
 """
 
@@ -42,7 +42,7 @@ def rank() -> int:
 
 
 def first() -> bool:
-    """Whether this process writes and speaks."""
+    """Return whether this process writes and reports."""
     return rank() == 0
 
 

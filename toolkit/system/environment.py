@@ -1,4 +1,4 @@
-"""What a result was made with: versions, processor, operating system, revision."""
+"""The environment of a result: versions, processor, operating system, revision."""
 
 from __future__ import annotations
 
@@ -12,9 +12,21 @@ from edgeproof import __version__
 from edgeproof.system.distributed import world_size
 
 PACKAGES = (
-    "numpy", "torch", "onnx", "onnxscript", "onnxconverter-common", "onnxruntime", "onnxruntime-gpu", "openvino",
-    "tensorrt", "pycuda", "safetensors", "scikit-learn", "pyarrow", "pydantic",
-)  # fmt: skip
+    "numpy",
+    "torch",
+    "onnx",
+    "onnxscript",
+    "onnxconverter-common",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "tensorrt",
+    "pycuda",
+    "safetensors",
+    "scikit-learn",
+    "pyarrow",
+    "pydantic",
+)
 
 
 def package_version(distribution: str) -> str | None:

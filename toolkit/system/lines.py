@@ -1,4 +1,4 @@
-"""What the library logs, as plain lines on stderr: what a command line does with it."""
+"""The log of the library as plain lines on stderr, as the command line shows it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When memory or disk run out: how that is told from other errors, and batches that halve."""
+"""Memory or disk that run out: recognised among other errors, and batches that halve."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ R = TypeVar("R")
 
 
 class BatchSize:
-    """How many images are taken at once: halved for good when memory runs out.
+    """The number of images that are taken at once: halved for good when memory runs out.
 
     Attributes:
         images: The number now.

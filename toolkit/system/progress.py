@@ -10,7 +10,7 @@ from edgeproof.errors import one_line
 
 
 class Advance(Protocol):
-    """What a loop calls after each step."""
+    """The function that a loop calls after each step."""
 
     def __call__(self, steps: float = 1, *, note: str = "") -> None: ...
 

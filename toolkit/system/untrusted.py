@@ -1,4 +1,4 @@
-"""JSON from strangers: limited in size and depth, and one line where it is not what it should be."""
+"""Untrusted JSON and CSV: limited in size and depth, and one line where it is not what it should be."""
 
 from __future__ import annotations
 
@@ -53,7 +53,11 @@ def parse_json(text: str | bytes, *, what: str) -> Any:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{what} cannot be read as JSON ({str(error)[:200]}); write it again") from error
-    if _deeper(value, MAX_DEPTH):
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        lists = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, (dict, list)))
+        level = [item for each in lists for item in each if isinstance(item, (dict, list))]
+    if level:
         raise DataError(f"{what} is nested deeper than {MAX_DEPTH} levels; expected less")
     return value
 
@@ -113,11 +117,3 @@ def _content(path: Path) -> bytes:
     if len(content) > MAX_JSON_BYTES:
         raise DataError(f"{path} goes on after {MAX_JSON_BYTES} bytes; expected at most as many")
     return content
-
-
-def _deeper(value: Any, depth: int) -> bool:
-    level = [value]
-    for _ in range(depth):
-        lists = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, (dict, list)))
-        level = [item for each in lists for item in each if isinstance(item, (dict, list))]
-    return bool(level)

@@ -1,4 +1,4 @@
-"""What training minimises.
+"""Training objectives: the losses that training minimises.
 
 An objective without memory is a plain function `(model, x, y, *, draws, **params) -> loss`. One with memory (a universal
 perturbation, a pool, a running histogram) is registered with `stateful=True` and is a factory `(task, **params)` of an
@@ -22,7 +22,7 @@ from edgeproof.plugins.registry import CALLERS, find
 
 @dataclass(frozen=True)
 class Task:
-    """What a stateful objective is made for.
+    """The training that a stateful objective is made for.
 
     Attributes:
         images: All training images, (N, C, H, W) in [0, 1], on the device.

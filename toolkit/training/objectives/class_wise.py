@@ -63,7 +63,7 @@ class ClassWise(Objective):
         weight: (K,) factor of the loss.
         budget: (K,) factor of eps.
         answers: (K, K) sum of the softmax over the attacked images of each true class, since the epoch began.
-        hits: (K,) attacked images classified rightly.
+        hits: (K,) attacked images that are correctly classified.
         seen: (K,) attacked images.
     """
 

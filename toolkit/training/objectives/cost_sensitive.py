@@ -50,7 +50,7 @@ def cost_sensitive(
         cost: What they cost (default: 10).
         side: "miss": the class is taken for another; "false-alarm": another is taken for it; "both" (default).
         costs: A file with the costs instead: CSV, JSON or npy, a row a true class, a column a predicted one.
-        weight: Of the expected cost beside the cross-entropy.
+        weight: Of the expected cost next to the cross-entropy.
         steps: Gradients an image; 1 is FGSM.
         step_size: Length of a step (default: 2.5 * eps / steps, and eps for a single step).
         random_start: Start at a uniform point of the ball.
