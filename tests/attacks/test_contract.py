@@ -94,6 +94,41 @@ def test_attack_takes_an_empty_batch_a_single_image_and_a_flat_loss(spec: Attack
     assert torch.isfinite(attack.run(lambda x: network(x) * 0, x, Y[:1], draws=draws(1))).all()
 
 
+@pytest.mark.parametrize("stop", ["never", "first", "margin=0.5"])
+@pytest.mark.parametrize("spec", SPECS, ids=names(SPECS))
+def test_attack_never_shows_a_model_an_empty_batch(spec: AttackSpec, stop: str) -> None:
+    network, x = small_network(), images(12)
+
+    def strict(x: torch.Tensor) -> torch.Tensor:
+        assert len(x)
+        return network(x)
+
+    keeps_last = {"keep": "best"} if spec.takes("keep") else {}
+    if stop != "never" and (not spec.takes("stop") or (spec.takes("trace") and spec.name != "square" and "=" in stop)):
+        pytest.skip("no image leaves this attack so")
+    attack = choose(spec)
+    attack = replace(attack, stop=stop, params={**attack.params, **keeps_last})
+    predicted = network(x).argmax(1)
+    for eps in (attack.eps, 1e-6) if spec.access != "data" else (attack.eps,):
+        for y in (predicted, (predicted + 1) % 5, Y):  # no image is wrong at first, all are, some are
+            for model in (strict, lambda x: strict(x) * 0):
+                replace(attack, eps=eps).run(model, x, y, draws=draws(12))
+    assert attack.run(strict, x[:0], Y[:0], draws=draws(0)).shape == (0, 3, 8, 8)
+
+
+@pytest.mark.parametrize("stop", ["never", "first", "margin=1"])
+@pytest.mark.parametrize("member", ["mi-fgsm", "di-fgsm", "ti-fgsm"])
+def test_an_ensemble_takes_members_that_keep_their_last_iterate(member: str, stop: str) -> None:
+    network, x, spec = small_network(), images(12), find_attack("ensemble")
+    y = network(x).argmax(1)
+    attack = choose_attack(spec, eps=EPS, params={"attacks": f"{member},fgsm"}, stop=stop)
+    alone = choose_attack(find_attack(member), eps=EPS, params={}).run(network, x, y, draws=draws(12))
+    found = attack.run(network, x, y, draws=draws(12))
+    hit = network(alone).argmax(1) != y
+    assert hit.any()
+    assert (network(found).argmax(1) != y)[hit].all()
+
+
 @pytest.mark.parametrize("spec", SPECS, ids=names(SPECS))
 def test_attack_documents_every_parameter_and_orders_them_alike(spec: AttackSpec) -> None:
     parameters = inspect.signature(spec.function).parameters

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgeproof.attacks import chunks
+from edgeproof.attacks import chunks, craft
 from edgeproof.attacks.base import find_attack
 from edgeproof.attacks.craft import CHUNKS, attack, craft_sets
 from edgeproof.config import AttackConfig
@@ -101,7 +101,7 @@ def test_a_killed_run_continues_to_the_same_bytes(tmp_path: Path, monkeypatch: p
         return network(x)
 
     run(tmp_path / "killed", network=counting)
-    assert set(sizes) == {4}
+    assert set(sizes[1:]) == {4}  # the first call looks whether the outputs are probabilities
     assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
 
 
@@ -120,8 +120,36 @@ def test_an_unfinished_run_of_an_earlier_version_is_continued(tmp_path: Path, mo
         return network(x)
 
     run(tmp_path / "killed", network=counting)
-    assert set(sizes) == {4}
+    assert set(sizes[1:]) == {4}  # the first call looks whether the outputs are probabilities
     assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", ["pgd-linf", "universal"])
+def test_a_probe_that_fails_leaves_what_was_crafted(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, shown = small_network().float(), []
+
+    def counting(x):  # type: ignore[no-untyped-def]
+        shown.append(len(x))
+        return network(x)
+
+    def run_it(folder: str) -> int:
+        shown.clear()
+        run(tmp_path / folder, name=name, network=counting, probe=4, params={"steps": 3})
+        return sum(shown)
+
+    whole = run_it("whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(craft, "look_for_masking", broken_probe)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            run_it("failed")
+    crafted = sum(shown)
+    again = run_it("failed")
+    assert again <= whole - crafted + 8  # the look at the first images, whether their outputs are probabilities
+    assert digests(tmp_path / "failed") == digests(tmp_path / "whole")
+
+
+def broken_probe(*_: object) -> dict[str, float]:
+    raise RuntimeError("out of memory")
 
 
 def stop_after(count: int):  # type: ignore[no-untyped-def]

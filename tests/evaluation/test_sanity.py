@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from edgeproof.evaluation.results import EngineRecord, InvarianceRecord, KernelsRecord, SetRecord
-from edgeproof.evaluation.sanity import check_engine, check_logits, check_results
+from edgeproof.evaluation.sanity import check_engine, check_logits, check_probabilities, check_results
 from edgeproof.evaluation.scoring import Predictions, score
 
 
@@ -75,13 +75,15 @@ def test_an_engine_no_better_than_chance_is_told() -> None:
     assert "no better than chance (33%): check its class order" in found
 
 
-def test_probabilities_are_told_and_logits_are_not() -> None:
+def test_probabilities_are_reported_once_and_neither_for_logits_nor_for_our_white_box_sets() -> None:
     logits = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
-    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    (found,) = check_logits("e", "clean", shares.astype(np.float32))
-    assert "gives probabilities" in found
-    assert list(check_logits("e", "clean", logits)) == []
-    assert list(check_logits("e", "clean", np.abs(logits))) == []
+    shares = (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)).astype(np.float32)
+    ours = CLEAN.model_copy(update={"name": "pgd", "kind": "adversarial", "access": "gradients"})
+    asked = {(engine, set_): shares for engine in ("e", "f") for set_ in ("clean", "pgd")}
+    (found,) = check_probabilities(asked, [CLEAN, ours])
+    assert found.startswith("e, f: probabilities, not logits")
+    assert list(check_probabilities({("e", "pgd"): shares}, [CLEAN, ours])) == []
+    assert list(check_probabilities({("e", "clean"): logits, ("f", "clean"): np.abs(logits)}, [CLEAN])) == []
 
 
 def test_nan_and_infinite_logits_are_counted() -> None:

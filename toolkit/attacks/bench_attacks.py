@@ -42,6 +42,7 @@ def bench_attacks(config: BenchAttacksConfig, out: Run) -> BenchReport:
     source = open_source(Path(config.model), device=config.device, output=config.output)
     data = load_splits(source.data(config.data)).test.head(config.limit, seed=config.seed)
     probe = torch.from_numpy(data.images[:8]).to(config.device)
+    source = source.as_logits(probe)
     forms: dict[str, LogitsFn] = {mode: source.prepared(probe, mode=mode).follow for mode in config.gradients}
     sides = _sides(config, forms)
     work = _Work(source.network, data, config)

@@ -63,6 +63,8 @@ class Attack:
                 )
             which = torch.zeros_like(y) if len(self.perturbation) == 1 else y
             return self.finish(x, universal_apply(x, self.perturbation.to(x.dtype), which))
+        if not len(x):  # many graphs take no empty batch
+            return x.clone()
         offered = {"deployed": self.deployed, "stop": self.stop, "draws": draws, "trace": trace}
         taken = {name: value for name, value in offered.items() if self.spec.takes(name)}
         version = x._version

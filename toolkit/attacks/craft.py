@@ -179,7 +179,8 @@ def _open_deployed(config: AttackConfig, data: LabelledImages) -> SourceModel | 
 
 def _prepared(source: SourceModel, data: LabelledImages, config: AttackConfig) -> SourceModel:
     few = torch.from_numpy(data.take(np.arange(min(8, config.batch_size, len(data)))).images)
-    return source.prepared(few.to(source.device), mode=config.gradients)
+    few = few.to(source.device)
+    return source.as_logits(few).prepared(few, mode=config.gradients)
 
 
 def _report_bf16(source: SourceModel, attack: Attack, data: LabelledImages, config: AttackConfig) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -63,7 +65,10 @@ def ensemble(
         if not len(rows):
             break
         params = {name: value for name, value in budget.items() if spec.takes(name)}
-        chosen = choose_attack(spec, eps=eps, params=params, stop=stop if spec.takes("stop") else "never")
+        chosen = choose_attack(spec, eps=eps, params=params)
+        # An attack that keeps the last iterate has to reach it.
+        if spec.takes("stop") and chosen.params.get("keep") != "last":
+            chosen = replace(chosen, stop=stop)
         images = chosen.run(model, x[rows], y[rows], draws=draws.take(rows))
         with torch.no_grad():
             best.update(rows, images, model(images))

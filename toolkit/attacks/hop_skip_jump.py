@@ -107,8 +107,10 @@ class _Oracle:
     def sides(self, rows: Tensor, images: Tensor, *, count: int) -> Tensor:
         """Return +1 (wrong) or -1 for several images a row, (n, B, C, H, W) to (n, B); 0 beyond its queries or `count`."""
         shown = torch.arange(images.shape[1], device=rows.device) < self.left[rows].clamp(max=count)[:, None]
-        hit = self._model(images[shown]).argmax(1) != self.y[rows].repeat_interleave(shown.sum(1))
         side = torch.zeros(shown.shape, dtype=images.dtype, device=rows.device)
+        if not shown.any():
+            return side
+        hit = self._model(images[shown]).argmax(1) != self.y[rows].repeat_interleave(shown.sum(1))
         side[shown] = hit.to(images.dtype) * 2 - 1
         self.left[rows] -= shown.sum(1)
         self._trace.record(rows, torch.zeros_like(rows, dtype=torch.bool), queries=shown.sum(1))

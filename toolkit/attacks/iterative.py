@@ -166,7 +166,7 @@ def iterate(
                     few = 0 < 3 * len(kept) < 2 * len(batch)
                     batch = batch.take(kept)
                     seen = gradient(batch, number) if few else seen.take(kept)
-                if full_step and number == 0:
+                if full_step and number == 0 and len(batch):
                     tried = full_step(batch, seen)
                     with torch.no_grad():
                         best.update(batch.rows, tried, model(tried))

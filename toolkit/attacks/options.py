@@ -67,7 +67,8 @@ class IterativeOptions:
         check_positive(steps=self.steps, restarts=self.restarts, step_size=self.step_size)
         if self.keep == "last" and (self.stop != "never" or self.restarts > 1):
             raise ConfigError(
-                f"keep = 'last' needs restarts = 1 and stop = 'never', not {self.restarts} and {self.stop!r}"
+                f"keep = 'last' needs restarts = 1 and stop = 'never', not {self.restarts} and {self.stop!r}; "
+                "or take keep = 'best'"
             )
 
 

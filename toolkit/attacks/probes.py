@@ -63,8 +63,8 @@ def choose_probe(source: SourceModel, data: LabelledImages, *, count: int, seed:
     rows = np.sort(stratified_sample(data.labels, min(count, len(data)), seed=seed))
     part = data.take(rows)
     x, y = torch.from_numpy(part.images).to(source.device), torch.from_numpy(part.labels).to(source.device)
-    surrogate = open_source(source.checkpoint, device=source.device).network if source.checkpoint else None
-    return Probe(source, rows, x, y, Draws(seed=seed, index=part.index), surrogate)
+    known = open_source(source.checkpoint, device=source.device).as_logits(x[:8]) if source.checkpoint else None
+    return Probe(source, rows, x, y, Draws(seed=seed, index=part.index), known and known.follow)
 
 
 def look_for_masking(probe: Probe, attack: Attack, images: Images) -> dict[str, float]:

@@ -19,16 +19,26 @@ _FEW_A_CLASS = 10
 
 
 def check_logits(engine: str, set_: str, logits: Logits) -> Iterator[str]:
-    """Warn of what an engine's raw outputs show: NaN, or probabilities where logits belong."""
+    """Warn of NaN or infinite numbers in an engine's raw outputs."""
     broken = int(np.count_nonzero(~np.isfinite(logits).all(axis=1)))
     if broken:
         yield (
             f"{engine} gave NaN or infinite logits on {broken} of {len(logits)} images of {set_!r}; an image with NaN counts as wrong"
         )
-    elif len(logits) and logits.min() >= 0 and np.allclose(logits.sum(axis=1), 1, atol=1e-3):
+
+
+def check_probabilities(logits: Mapping[tuple[str, str], Logits], sets: Sequence[SetRecord]) -> Iterator[str]:
+    """Warn once of the engines that give probabilities where logits belong, unless all that they saw are our white-box sets."""
+    white_box = {each.name for each in sets if each.access in ("gradients", "data")}
+    engines = {
+        engine: None
+        for (engine, set_), values in logits.items()
+        if set_ not in white_box and len(values) and values.min() >= 0 and np.allclose(values.sum(axis=1), 1, atol=1e-3)
+    }
+    if engines:
         yield (
-            f"{engine} gives probabilities on {set_!r}, not logits: its classes are right, but attacks on it would see "
-            f"vanishing gradients; export it without the softmax"
+            f"{', '.join(engines)}: probabilities, not logits. The classes are right, and `attack` works on their logarithms or in "
+            f"front of the softmax; other attacks would see vanishing gradients: export without the softmax for them"
         )
 
 

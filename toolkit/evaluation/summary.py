@@ -15,7 +15,7 @@ from edgeproof.evaluation.gates import Gate, bind_gates, judge, parse_gates
 from edgeproof.evaluation.logits import logits_name
 from edgeproof.evaluation.metrics import predictions
 from edgeproof.evaluation.results import Description, Results, read_results
-from edgeproof.evaluation.sanity import check_engine, check_logits, check_results
+from edgeproof.evaluation.sanity import check_engine, check_logits, check_probabilities, check_results
 from edgeproof.evaluation.scoring import Predictions, pair_up, score
 from edgeproof.runs import Run
 from edgeproof.types import Array, Logits
@@ -31,6 +31,7 @@ def complete(about: Description, logits: AllLogits, predicted: Predictions, gate
     cells = with_threats(scored, about.engines, about.sets)
     warnings = [f"{each.name} could not be opened and is left out: {each.reason}" for each in about.left_out]
     warnings += [text for (engine, set_), values in logits.items() for text in check_logits(engine, set_, values)]
+    warnings += check_probabilities(logits, about.sets)
     warnings += [text for engine in about.engines for text in check_engine(engine)]
     warnings += check_results(cells, engines=engines, sets=about.sets, classes=about.classes)
     gaps = measured_gaps(predicted, engines=about.engines, sets=about.sets)

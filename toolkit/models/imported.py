@@ -134,7 +134,7 @@ def import_onnx(
     if any(node.op_type == "DynamicQuantizeLinear" for node in all_nodes(model.graph)):
         about = replace(about, batch=about.batch or 1)
     try:
-        logits = _before_softmax(model.graph, target)
+        logits = before_softmax(model.graph, target)
         graph = translate(model, source=source, target=logits)
         about, count = _count_classes(graph, about, shape)
         classes = _class_names(model, count=count)
@@ -151,7 +151,7 @@ def import_onnx(
     ).eval()
 
 
-def _before_softmax(graph: GraphProto, target: str) -> str:
+def before_softmax(graph: GraphProto, target: str) -> str:
     """Return the input of a softmax over the classes that ends the graph, else the output itself."""
     makers = {name: node for node in graph.node if node.input for name in node.output}
     last = makers.get(target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,10 @@ from edgeproof.data.base import LabelledImages
 from edgeproof.errors import ConfigError, DataError
 from edgeproof.source_model.folding import fast_form
 from edgeproof.source_model.gradients import Averaged, ForwardPass, Loss, value_and_grad
+from edgeproof.source_model.probabilities import are_probabilities, count_certain, log_probabilities
 from edgeproof.types import GradientMode, Images, Logits
+
+LOG = logging.getLogger(__name__)
 
 S = TypeVar("S", bound="SourceModel")
 
@@ -34,6 +38,7 @@ class SourceModel:
         trained_on: The data that it was trained on, where a run says so.
         checkpoint: The train run that a graph was exported from, where its run says so.
         fast: The same network in the form that attacks ask, after `prepared`.
+        probabilities: Whether the network gives probabilities, which stand as their logarithms in all that is asked of the source.
         has_gradients: False where the model can only be asked.
     """
 
@@ -46,12 +51,13 @@ class SourceModel:
     trained_on: DataConfig | None = None
     checkpoint: Path | None = None
     fast: Averaged | None = None
+    probabilities: bool = False
 
     has_gradients: ClassVar[bool] = True
 
     def __call__(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.network(x)
-        return logits
+        outputs: Tensor = self.network(x)
+        return log_probabilities(outputs) if self.probabilities else outputs
 
     def logits(self, x: Tensor) -> Tensor:
         """Return logits (N, K), without a graph for gradients."""
@@ -60,12 +66,31 @@ class SourceModel:
 
     def value_and_grad(self, x: Tensor, y: Tensor, *, loss: Loss) -> ForwardPass:
         """Run the model itself forwards on images (N, C, H, W), ready to be run backwards; see `gradients.value_and_grad`."""
-        return value_and_grad(self.network, x, y, loss=loss)
+        network = Averaged([self.network]).mapped(log_probabilities) if self.probabilities else self.network
+        return value_and_grad(network, x, y, loss=loss)
 
     @property
     def follow(self) -> Averaged:
         """The form that attacks ask: the faster one, or the model itself where none was prepared."""
-        return self.fast or Averaged([self.network])
+        asked = self.fast or Averaged([self.network])
+        return asked.mapped(log_probabilities) if self.probabilities else asked
+
+    def as_logits(self: S, x: Tensor) -> S:
+        """Return the same source with the logarithms of its probabilities as logits, where its outputs for a few images are such.
+
+        In float32 the probability of most images is 1 to the last place: margins between probabilities and the gradients through
+        them say nothing, those between their logarithms do.
+        """
+        with torch.no_grad():
+            outputs = self.network(x)
+        if not are_probabilities(outputs):
+            return self
+        certain = count_certain(outputs)
+        flat = (
+            f"; on {certain} of {len(x)} images all but one are exactly 0, where scores say nothing" if certain else ""
+        )
+        LOG.info(f"{self.name} ends in a softmax: the attack works on the logarithms of its probabilities{flat}")
+        return replace(self, probabilities=True)
 
     def prepared(self: S, x: Tensor, *, mode: GradientMode) -> S:
         """Return the same source with a faster form for the attack to ask, checked on a few images.

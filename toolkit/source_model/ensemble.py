@@ -34,6 +34,11 @@ class Ensemble(SourceModel):
         checked = [member.self_check(data, batch_size=batch_size) for member in self.members]
         return {key: max(each.get(key, 0.0) for each in checked) for each in checked for key in each}
 
+    def as_logits(self, x: Tensor) -> Ensemble:
+        """Return the same source with logits in the place of each member's probabilities."""
+        members = tuple(member.as_logits(x) for member in self.members)
+        return replace(self, members=members, network=Averaged(members))
+
     @property
     def builds(self) -> Mapping[str, SourceModel]:
         """All members."""
@@ -52,7 +57,7 @@ def combine(members: Sequence[SourceModel]) -> SourceModel:
     if len(members) == 1:
         return first
     return Ensemble(
-        network=Averaged([member.network for member in members]),
+        network=Averaged(members),
         name=" + ".join(member.name for member in members),
         input_shape=first.input_shape,
         num_classes=first.num_classes,

@@ -85,8 +85,8 @@ class ReluNetwork:
         assert found.status == 0, found.message
         return float(found.fun + bias[label] - bias[other])
 
-    def save(self, path: Path, *, batch: int | str = "n", operator: str = "Relu") -> Path:
-        """Write it as ONNX, its input a row (batch, n)."""
+    def save(self, path: Path, *, batch: int | str = "n", operator: str = "Relu", end: str = "") -> Path:
+        """Write it as ONNX, its input a row (batch, n); `end` is an operator behind the logits."""
         from onnx import TensorProto, checker, helper, numpy_helper, save
 
         nodes, tensors, name = [], [], "x"
@@ -96,11 +96,13 @@ class ReluNetwork:
                 numpy_helper.from_array(bias.astype(np.float32), f"b{number}"),
             ]
             last = number == len(self.layers) - 1
-            out = "y" if last else f"sum{number}"
+            out = "y" if last and not end else f"sum{number}"
             nodes.append(helper.make_node("Gemm", [name, f"w{number}", f"b{number}"], [out], transB=1))
             if not last:
                 name = f"h{number}"
                 nodes.append(helper.make_node(operator, [out], [name]))
+        if end:
+            nodes.append(helper.make_node(end, [out], ["y"], axis=1))
         value = helper.make_tensor_value_info
         graph = helper.make_graph(
             nodes,

@@ -72,11 +72,18 @@ class Box:
         self.width = self.high - self.low
         self.weights = torch.from_numpy(region.weights).float()
         self.limits = torch.from_numpy(region.limits).float()
+        # A condition such as Y_0 <= Y_1 holds for logits where it holds for their softmax, which saturates.
+        comparing = ((self.weights != 0).sum(2) == 2) & (self.weights.sum(2) == 0) & (self.limits == 0)
+        self.comparing = comparing if graph.probabilities else torch.zeros_like(comparing)
         self.nearest = torch.full((len(self.weights),), torch.inf)
 
     def follow(self, x: Tensor) -> Seen:
         """Try points, ready to be differentiated."""
-        return Seen(x, torch.einsum("ark,nk->nar", self.weights, self.graph(x)) - self.limits)
+        outputs, logits = self.graph(x)
+        excess = torch.einsum("ark,nk->nar", self.weights, outputs) - self.limits
+        if not self.comparing.any():
+            return Seen(x, excess)
+        return Seen(x, torch.where(self.comparing, torch.einsum("ark,nk->nar", self.weights, logits), excess))
 
     def look(self, x: Tensor) -> Seen:
         """Try points without a gradient."""

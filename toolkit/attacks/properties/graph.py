@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from edgeproof.attacks.properties.regions import Vector
 from edgeproof.engines.base import EngineOptions
 from edgeproof.engines.onnxrt import CPU, open_session
 from edgeproof.errors import ModelError
+from edgeproof.models.imported import before_softmax
 from edgeproof.models.onnx_import.translation import translate
 from edgeproof.onnx_files import load_model, read_onnx
+from edgeproof.source_model.probabilities import are_probabilities, log_probabilities
 from edgeproof.system.optional import require
 
 _ROUNDING = 1e-3  # as a share of the largest output; inputs in one call may differ by it from each alone
@@ -34,7 +36,9 @@ class Graph:
         input: The input's name.
         shape: Of one call's input, a free batch axis counted as 1.
         batched: Whether the first axis takes many inputs at once.
-        twin: The graph in torch, or None where it cannot be translated.
+        probabilities: Whether the outputs are probabilities.
+        twin: The graph in torch, or None where it cannot be translated. A softmax that ends the graph is left out of it.
+        cut: Whether one was left out.
         why_no_twin: The reason then.
     """
 
@@ -42,7 +46,9 @@ class Graph:
     input: str
     shape: tuple[int, ...]
     batched: bool
+    probabilities: bool = False
     twin: nn.Module | None = None
+    cut: bool = False
     why_no_twin: str = ""
 
     @property
@@ -62,20 +68,23 @@ class Graph:
             parts = [self.session.run(None, {self.input: part.reshape(-1, *self.shape[1:])})[0] for part in calls]
         except Exception as error:  # the runtime's own exceptions have no common root below Exception
             raise ModelError(f"ONNX Runtime failed on {len(x)} inputs: {str(error).splitlines()[0]}") from error
-        return np.stack([row.astype(np.float64).ravel() for part in parts for row in self._rows(part)])
+        rows = (row for part in parts for row in (part if self.batched else part[None]))
+        return np.stack([row.astype(np.float64).ravel() for row in rows])
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return the outputs (N, K) of inputs (N, n): by the twin, differentiably, else on ONNX Runtime."""
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the outputs (N, K) of inputs (N, n), and of a graph that ends in a softmax its logits, else the outputs again.
+
+        By the twin, differentiably, else on ONNX Runtime.
+        """
         if self.twin is None:
-            return torch.from_numpy(self.run(x.detach().numpy())).to(x.dtype)
-        if self.batched:
-            many: Tensor = self.twin(x.reshape(-1, *self.shape[1:]))
-            return many.flatten(1)
-        each: Tensor = torch.vmap(self.twin)(x.reshape(-1, *self.shape))
-        return each.flatten(1)
-
-    def _rows(self, outputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        return outputs if self.batched else outputs[None]
+            given = torch.from_numpy(self.run(x.detach().numpy())).to(x.dtype)
+        elif self.batched:
+            given = self.twin(x.reshape(-1, *self.shape[1:])).flatten(1)
+        else:
+            given = torch.vmap(self.twin)(x.reshape(-1, *self.shape)).flatten(1)
+        if self.twin is not None and self.cut:
+            return given.softmax(1), given
+        return given, log_probabilities(given) if self.probabilities else given
 
 
 def open_graph(path: Path, *, threads: int | None = None) -> Graph:
@@ -91,8 +100,25 @@ def open_graph(path: Path, *, threads: int | None = None) -> Graph:
     single = Graph(session, name, shape, batched=False)
     probes = np.random.default_rng(0).random((_PROBES, single.inputs), np.float32)
     expected = single.run(probes)
-    graph = Graph(session, name, shape, batched=free and _takes_batches(session, name, shape, probes, expected))
-    return _with_twin(graph, path, session.get_outputs()[0].name, probes, expected)
+    graph = replace(single, probabilities=are_probabilities(torch.from_numpy(expected)))
+    if free:  # a free axis alone does not promise that many inputs in one call give what each gives alone
+        try:
+            together = replace(graph, batched=True)
+            if _agree(together.run(probes), expected, within=_ROUNDING):
+                graph = together
+        except ModelError:
+            pass
+    try:
+        model, output = load_model(path, inline=True), session.get_outputs()[0].name
+        target = before_softmax(model.graph, output)
+        twin = translate(model, source=name, target=target).requires_grad_(False)
+        translated = replace(graph, twin=twin, cut=target != output)
+        found = translated(torch.from_numpy(probes))[0].double().numpy()
+    except (ModelError, RuntimeError) as error:
+        return replace(graph, why_no_twin=str(error).splitlines()[0])
+    if _agree(found, expected, within=_TWIN):
+        return translated
+    return replace(graph, why_no_twin="its form in torch differs from ONNX Runtime")
 
 
 def _signature(path: Path) -> tuple[str, tuple[int, ...], bool]:
@@ -113,30 +139,6 @@ def _signature(path: Path) -> tuple[str, tuple[int, ...], bool]:
     return value.name, tuple(1 if isinstance(size, str) else size for size in value.shape), free
 
 
-def _takes_batches(
-    session: Any, name: str, shape: tuple[int, ...], probes: NDArray[np.float32], expected: Vector
-) -> bool:
-    """Whether many inputs in one call give what each gives alone: a free axis alone does not promise it."""
-    try:
-        together = Graph(session, name, shape, batched=True).run(probes)
-    except ModelError:
-        return False
-    return together.shape == expected.shape and _agree(together, expected, within=_ROUNDING)
-
-
-def _with_twin(graph: Graph, path: Path, output: str, probes: NDArray[np.float32], expected: Vector) -> Graph:
-    try:
-        twin = translate(load_model(path, inline=True), source=graph.input, target=output).requires_grad_(False)
-        seen = Graph(graph.session, graph.input, graph.shape, graph.batched, twin)
-        found = seen(torch.from_numpy(probes)).double().numpy()
-    except (ModelError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        return Graph(graph.session, graph.input, graph.shape, graph.batched, why_no_twin=reason)
-    if found.shape == expected.shape and _agree(found, expected, within=_TWIN):
-        return seen
-    reason = "its form in torch differs from ONNX Runtime"
-    return Graph(graph.session, graph.input, graph.shape, graph.batched, why_no_twin=reason)
-
-
 def _agree(found: Vector, expected: Vector, *, within: float) -> bool:
-    return bool(np.abs(found - expected).max() <= within * max(1e-6, float(np.abs(expected).max())))
+    allowed = within * max(1e-6, float(np.abs(expected).max()))
+    return found.shape == expected.shape and bool(np.abs(found - expected).max() <= allowed)
