@@ -32,6 +32,28 @@ def packed(run, graphs: Path, make_set: MakeSet, tmp_path: Path) -> Path:  # typ
     return bundle
 
 
+def test_every_run_that_is_named_is_packed(run, graphs: Path, make_set: MakeSet, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    pytest.importorskip("onnxruntime")
+    built = Path(run("export", "--from", graphs / "model.fp16.onnx", "--out", tmp_path / "built").out.strip())
+    asked = ("export", "--from", graphs, "--from", built)
+    done = run(*asked, "--bundle", tmp_path / "two.zip", "--adversaries", make_set())
+    assert done.status == 0, done.err
+    assert done.out.split() == [str(graphs), str(built)]
+    there = run("eval", "--bundle", tmp_path / "two.zip", "--no-throughput", "--json")
+    results = json.loads(Path(json.loads(there.out)["run"], "results.json").read_text())
+    assert [Path(each["path"]).parent.name for each in results["engines"]] == [graphs.name] * 3 + ["built"]
+
+
+def test_several_graphs_without_a_bundle_or_for_one_folder_are_refused(run, graphs: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    twice = ("export", "--from", graphs / "model.fp32.onnx", "--from", graphs / "model.fp16.onnx")
+    refused = run(*twice)
+    assert (refused.status, len(refused.err.splitlines())) == (2, 1)
+    assert "--from is given 2 times; pack them with --bundle FILE.zip" in refused.err
+    refused = run(*twice, "--bundle", tmp_path / "b.zip", "--out", tmp_path / "o")
+    assert refused.status == 2
+    assert "--out names one folder and --from is given 2 times" in refused.err
+
+
 def test_a_device_gives_what_the_desk_gives(run, packed: Path, graphs: Path, make_set: MakeSet) -> None:  # type: ignore[no-untyped-def]
     pytest.importorskip("onnxruntime")
     there = run("eval", "--bundle", packed, "--no-throughput", "--json")

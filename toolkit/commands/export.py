@@ -25,11 +25,18 @@ from edgeproof.system.optional import check_installed
 #: Of an evaluation, what a bundle takes from the command line.
 PACKED = {"sets", "reference", "fail_under", "max_drop", "max_cost", "protect", "cost", "side"}
 
+#: Repeatable, since click would take the last one without a word; several make one bundle.
+_SOURCES = [
+    click.Option(["--model", "config_model"], multiple=True, help=ExportConfig.model_fields["model"].description),
+    click.Option(["--from", "config_source"], multiple=True, help=BuildConfig.model_fields["source"].description),
+]
+
 
 @click.command(
     params=[
-        *config_options(ExportConfig),
-        *field_options(BuildConfig, when="(--from) "),
+        *config_options(ExportConfig, hidden={"model"}),
+        *field_options(BuildConfig, hidden={"source"}, when="(--from) "),
+        *_SOURCES,
         click.Option(
             ["--bundle"], type=click.Path(path_type=Path), help="zip to pack it all into, for a device's eval"
         ),
@@ -49,14 +56,34 @@ def export(out: Path | None, fresh: bool, as_json: bool, **values: Any) -> None:
     chosen = {key: value for key, value in packed.items() if value not in (None, ())}
     if bundle:
         refuse_unused(build_config(EvalConfig, options=chosen), chosen)
-    run = _exported(values, Place(out, fresh), pack_only=bool(bundle))
+    name, sources = next(
+        ((name, found) for name in ("config_source", "config_model") if (found := values[name])),
+        ("config_model", (None,)),
+    )
+    option = "--from" if name == "config_source" else "--model"
+    if len(sources) > 1 and not bundle:
+        raise ConfigError(
+            f"{option} is given {len(sources)} times; pack them with --bundle FILE.zip, or give one at a time"
+        )
+    if len(sources) > 1 and out:
+        raise ConfigError(f"--out names one folder and {option} is given {len(sources)} times; leave --out out")
+    other = "config_model" if name == "config_source" else "config_source"
+    alone = {**values, other: values[other][-1] if values[other] else None}
+    runs = [_exported({**alone, name: source}, Place(out, fresh), pack_only=bool(bundle)) for source in sources]
     if bundle:
         from edgeproof.evaluation.bundle import write_bundle
 
         sets = [Path(path) for path in packed.pop("sets")]
-        write_bundle(bundle, models=[run.path], sets=sets, config=build_config(EvalConfig, options=packed))
+        write_bundle(
+            bundle,
+            models=list(dict.fromkeys(run.path for run in runs)),
+            sets=sets,
+            config=build_config(EvalConfig, options=packed),
+        )
         click.echo(f"bundle: {bundle}, {bundle.stat().st_size / 1e6:.1f} MB", err=True)
-    emit(run, as_json=as_json, **({"bundle": str(bundle)} if bundle else {}))
+    packed_too = {"bundle": str(bundle), "packed": [str(run.path) for run in runs]} if bundle else {}
+    for run in runs[:1] if as_json else runs:  # one JSON object, which names them all
+        emit(run, as_json=as_json, **packed_too)
 
 
 @click.command(params=[*config_options(QuantizeConfig), *RUN_OPTIONS])
