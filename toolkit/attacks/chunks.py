@@ -73,7 +73,7 @@ def write_chunks(
 
 
 def read_chunks(folder: Path, *, count: int) -> dict[str, Array]:
-    """Join the chunks of `count` images into one array a name, holding one chunk at a time beside the result."""
+    """Join the chunks of `count` images into one array per name, holding one chunk at a time next to the result."""
     joined: dict[str, Array] = {}
     row = 0
     for file in sorted(folder.glob("*.npz")):

@@ -34,7 +34,7 @@ class Attack:
         pixels: "uint8" brings its images to the 8-bit grid, inside the budget.
         stop: "never", "first" or "margin=K": when an image has been attacked enough.
         deployed: The second build, for an attack on the difference between two.
-        perturbation: (P, C, H, W), what a universal attack adds: the same to all images, or one a class; None until it is fitted.
+        perturbation: (P, C, H, W), what a universal attack adds: the same to all images, or one per class; None until it is fitted.
     """
 
     spec: AttackSpec
@@ -51,7 +51,7 @@ class Attack:
         return self.spec.radius(self.eps, self.params)
 
     def run(self, model: LogitsFn, x: Tensor, y: Tensor, *, draws: Draws, trace: QueryTrace | None = None) -> Tensor:
-        """Attack one batch (N, C, H, W) with its classes (N,) and check what comes back; `trace` is told of each query.
+        """Attack one batch (N, C, H, W) with its classes (N,) and check what comes back; `trace` notes each query.
 
         Raises:
             AttackContractError: When the attack breaks its promise.

@@ -116,7 +116,11 @@ def craft_sets(
         for each in configs
     ]
     for chosen in attacks:
-        _check_grid_possible(chosen, data)
+        # Towards a clean pixel that is itself off the grid there may be no level, and an L2 budget cannot tell in advance.
+        if chosen.pixels == "uint8" and spec.norm == "l2" and to_storage(data.images).dtype != np.uint8:
+            raise DataError(
+                f"{data.name}: the clean images are no 8-bit ones, so an L2 attack cannot keep to the grid; use pixels = float"
+            )
     source = _prepared(source, data, config)
     if config.gradients == "bf16" and source.has_gradients and spec.access != "data":
         _report_bf16(source, attacks[-1], data, config)
@@ -210,11 +214,3 @@ def _chunks_of(folder: Path) -> Path:
     if before.is_dir() and first():
         before.rename(folder / CHUNKS)
     return folder / CHUNKS
-
-
-def _check_grid_possible(chosen: Attack, data: LabelledImages) -> None:
-    # Towards a clean pixel that is itself off the grid there may be no level, and an L2 budget cannot tell in advance.
-    if chosen.pixels == "uint8" and chosen.spec.norm == "l2" and to_storage(data.images).dtype != np.uint8:
-        raise DataError(
-            f"{data.name}: the clean images are no 8-bit ones, so an L2 attack cannot keep to the grid; use pixels = float"
-        )

@@ -91,14 +91,21 @@ def look_for_masking(probe: Probe, attack: Attack, images: Images) -> dict[str, 
     if not _follows_gradients(attack):
         return measured
     before = probe.fooled(torch.from_numpy(images[probe.rows]).to(probe.x.device))
-    follow, early = probe.source.follow, _stopping_early(attack)
+    # The same attack, which lets an image go once it is misclassified where it can: no more is asked here.
+    possible = attack.spec.takes("stop") and attack.stop == "never" and attack.params.get("keep") != "last"
+    follow, early = probe.source.follow, replace(attack, stop="first") if possible else attack
     # Softened, the logits are nothing that the cross-entropy is certain of; the classes stay the same.
     softened = follow.mapped(lambda logits: soften(logits, _RHO))
     measured["temperature_gain"] = _gain(before, probe.attacked(early, softened))
     if probe.surrogate is not None:
         measured["transfer_gain"] = _gain(before, probe.attacked(attack, probe.surrogate))
     if attack.spec.norm == "linf":
-        measured["query_gain"] = _gain(before, before | _by_queries(probe, attack, before))
+        left, fooled = torch.nonzero(~before).flatten(), before.clone()
+        if len(left):
+            square = choose_attack(find_attack("square"), eps=attack.eps, params={"queries": _QUERIES}, stop="first")
+            rest = replace(probe, x=probe.x[left], y=probe.y[left], draws=probe.draws.take(left))
+            fooled[left] = rest.attacked(square, follow)
+        measured["query_gain"] = _gain(before, fooled)
     unbounded = replace(
         early,
         eps=_GREY if attack.spec.norm == "linf" else _GREY * float(probe.x[0].numel()) ** 0.5,
@@ -122,20 +129,3 @@ def _follows_gradients(attack: Attack) -> bool:
 
 def _gain(before: Tensor, after: Tensor) -> float:
     return float(after.double().mean() - before.double().mean())
-
-
-def _by_queries(probe: Probe, attack: Attack, before: Tensor) -> Tensor:
-    """Return which of the images that the attack left right Square fools."""
-    left = torch.nonzero(~before).flatten()
-    fooled = torch.zeros_like(before)
-    if len(left):
-        square = choose_attack(find_attack("square"), eps=attack.eps, params={"queries": _QUERIES}, stop="first")
-        rest = replace(probe, x=probe.x[left], y=probe.y[left], draws=probe.draws.take(left))
-        fooled[left] = rest.attacked(square, probe.source.follow)
-    return fooled
-
-
-def _stopping_early(attack: Attack) -> Attack:
-    """Return the attack that lets an image go once it is misclassified, which is all that is asked here."""
-    possible = attack.spec.takes("stop") and attack.stop == "never" and attack.params.get("keep") != "last"
-    return replace(attack, stop="first") if possible else attack

@@ -1,4 +1,4 @@
-"""Universal perturbations: one for all images, or one a class, fitted on training images and added to others."""
+"""Universal perturbations: one for all images, or one per class, fitted on training images and added to others."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def universal(
         step_size: Length of the first step of "sgd" (default: 0.8 * eps).
 
     Returns:
-        Perturbations (P, C, H, W) within `eps` of 0: one, or one a class.
+        Perturbations (P, C, H, W) within `eps` of 0: one, or one per class.
     """
     options = UniversalOptions(
         eps, method, per, steps, fit_batch, step_size, beta, candidates, direction, label, checkpoint, draws
@@ -97,7 +97,7 @@ def universal_l2(
         step_size: Length of the first step of "sgd" (default: 0.8 * eps).
 
     Returns:
-        Perturbations (P, C, H, W) within `eps` of 0: one, or one a class.
+        Perturbations (P, C, H, W) within `eps` of 0: one, or one per class.
     """
     options = UniversalOptions(
         eps, method, per, steps, fit_batch, step_size, beta, candidates, direction, label, checkpoint, draws

@@ -19,7 +19,7 @@ _LEVELS = 2e-2  # the same of a quantised network, where such a sum can be round
 
 
 def fast_form(model: nn.Module, x: Tensor, *, mode: GradientMode) -> LogitsFn:
-    """Return a form of a model that gives the same logits and input gradients sooner.
+    """Return a form of a model that gives the same logits and input gradients faster.
 
     Weights get no gradients. Folded, the logits differ by float32 rounding; where such a difference crosses the kink of a ReLU,
     a gradient differs by more (in 0.9 % of CIFAR images).

@@ -54,7 +54,7 @@ def _is_relu(traced: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def _owns_gradient(traced: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether the gradient of a node's output is in memory of its own: a convolution makes it anew, several users' is summed anew."""
+    """Whether the gradient of a node's output is in memory of its own: a convolution makes it again, several users' is summed again."""
     return any(_convolution(traced, user) is not None and user.args[0] is node for user in node.users)
 
 

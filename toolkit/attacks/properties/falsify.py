@@ -142,7 +142,12 @@ def falsify(
         ModelError: When ONNX Runtime fails.
     """
     began = time.monotonic()
-    _check_sizes(graph, asked)
+    outputs = graph.run(np.zeros((1, graph.inputs), np.float32)).shape[1]
+    if (asked.inputs, asked.outputs) != (graph.inputs, outputs):
+        raise DataError(
+            f"the property is about {asked.inputs} inputs and {asked.outputs} outputs and the graph has {graph.inputs} "
+            f"and {outputs}; is it the property of another graph?"
+        )
     generator = torch.Generator().manual_seed(seed)
     boxes = [Box(graph, region, generator=generator) for region in asked.regions if not region.empty]
     number = rejected = 0
@@ -158,30 +163,17 @@ def falsify(
     return Answer("unknown", time.monotonic() - began, number, rejected=rejected, note=graph.why_no_twin)
 
 
-def _check_sizes(graph: Graph, asked: Property) -> None:
-    outputs = graph.run(np.zeros((1, graph.inputs), np.float32)).shape[1]
-    if (asked.inputs, asked.outputs) != (graph.inputs, outputs):
-        raise DataError(
-            f"the property is about {asked.inputs} inputs and {asked.outputs} outputs and the graph has {graph.inputs} "
-            f"and {outputs}; is it the property of another graph?"
-        )
-
-
 def _sightings(boxes: list[Box], *, rounds: int | None, points: int) -> Iterator[tuple[int, Box, Way, Seen]]:
     """Yield what is tried, box by box and round by round, with the round and the way."""
-    for box in boxes:
-        yield 1, box, "start", _look_around(box, points)
+    for box in boxes:  # the centre, both ends, random points and random corners
+        fixed = box.place(torch.tensor([[0.5], [0.0], [1.0]]).expand(3, len(box.low)))
+        tried = torch.cat([fixed, box.points(points, corners=False), box.points(points, corners=True)])
+        yield 1, box, "start", box.look(tried)
     for number in (count(1) if rounds is None else range(1, rounds + 1)) if boxes else ():
         for box in boxes:
             if box.graph.twin is not None:
                 yield from ((number, box, "gradient", seen) for seen in _descend(box, points))
             yield from ((number, box, "random search", seen) for seen in _wander(box, points))
-
-
-def _look_around(box: Box, points: int) -> Seen:
-    """Try the centre, both ends, random points and random corners."""
-    fixed = box.place(torch.tensor([[0.5], [0.0], [1.0]]).expand(3, len(box.low)))
-    return box.look(torch.cat([fixed, box.points(points, corners=False), box.points(points, corners=True)]))
 
 
 def _descend(box: Box, points: int) -> Iterator[Seen]:

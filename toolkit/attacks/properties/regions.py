@@ -22,7 +22,7 @@ class Region:
         lower: (n,), in the units of the graph's input.
         upper: (n,).
         weights: (A, R, K), an alternative each, rows of zeros where it has fewer than R conditions.
-        limits: (A, R), infinite beside those rows.
+        limits: (A, R), infinite for those rows.
     """
 
     lower: Vector

@@ -1,6 +1,6 @@
 """VNN-LIB 1.0 files: bounds on the inputs X_i and linear conditions on the outputs Y_j, joined by `and` and `or`.
 
-The file states what a counterexample is: (assert ...) commands that all have to hold. Read here as text from a stranger:
+The file states what a counterexample is: (assert ...) commands that all have to hold. Read here as untrusted text:
 its size, its depth and the number of alternatives that it multiplies out to are limited.
 """
 
