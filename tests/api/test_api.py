@@ -369,7 +369,9 @@ def test_limits_raise_with_their_numbers(wrapped: Any, network: nn.Module) -> No
     adv = ep.attack(wrapped, ep.images("digits", limit=30), "fgsm", eps="16/255", probe=0)
     result = ep.evaluate([wrapped, as_numpy(network)], adv, **FAST)
     assert all(gate.passed for gate in result.require("clean_accuracy=0.1", max_drop="predict:robust_accuracy=0.5"))
-    with pytest.raises(GateError, match=r"robust_accuracy of net on 'fgsm 16/255' is .*, limit 1, n = 30") as raised:
+    with pytest.raises(
+        GateError, match=r"robust_accuracy of net on 'fgsm 16/255' \(white-box\) is .*, limit 1, n = 30"
+    ) as raised:
         result.require("robust_accuracy=1", "fp32:clean_accuracy=0.1")
     assert raised.value.exit_code == 1
     with pytest.raises(ConfigError, match=r"unknown engine 'int8'"):

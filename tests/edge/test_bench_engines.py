@@ -80,7 +80,7 @@ def test_an_engine_with_a_smaller_batch_is_left_out_of_larger_ones(tmp_path: Pat
     ]  # fmt: skip
     assert report.cases[-1].ratio is None
     assert [(each.group, each.name, each.reason) for each in report.left_out] == [
-        ("batch 4", "ort-fixed", "takes at most 2 images a call")
+        ("batch 4", "ort-fixed", "takes at most 2 images per call")
     ]
     shown = io.StringIO()
     print_bench(report, file=shown)

@@ -71,6 +71,32 @@ def test_a_device_gives_what_the_desk_gives(run, packed: Path, graphs: Path, mak
     assert run("report", device).status == 0
 
 
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [
+        (("--fail-under", "int4:clean_accuracy=0.5"), "unknown engine 'int4'"),
+        (("--fail-under", "robust_accuracy[pgd]=0.5"), "unknown set 'pgd'"),
+        (("--fail-under", "clean_accuracy@nobody=0.5"), "unknown class 'nobody'"),
+        (("--max-drop", "ort-fp32:clean_accuracy=0.5"), "would compare the reference 'ort-fp32' with itself"),
+    ],
+)
+def test_a_limit_that_matches_nothing_is_refused_when_it_is_packed(  # type: ignore[no-untyped-def]
+    run, graphs: Path, make_set: MakeSet, tmp_path: Path, limit: tuple[str, str], message: str
+) -> None:
+    bundle = tmp_path / "edge.zip"
+    done = run("export", "--from", graphs, "--bundle", bundle, "--adversaries", make_set(), *limit)
+    assert (done.status, bundle.exists()) == (2, False)
+    assert message in done.err
+
+
+def test_a_limit_may_name_a_graph_as_another_engine_would_call_it(
+    run, graphs: Path, make_set: MakeSet, tmp_path: Path
+) -> None:  # type: ignore[no-untyped-def]
+    limits = [f"--fail-under={name}:clean_accuracy=0.5" for name in ("ov-fp32", "ov-fp32-bf16", "trt-int8-trt", "int8")]
+    done = run("export", "--from", graphs, "--bundle", tmp_path / "edge.zip", "--adversaries", make_set(), *limits)
+    assert done.status == 0, done.err
+
+
 def test_what_is_given_on_the_device_wins(run, packed: Path) -> None:  # type: ignore[no-untyped-def]
     pytest.importorskip("onnxruntime")
     done = run("eval", "--bundle", packed, "--no-throughput", "--fail-under", "clean_accuracy=1", "--batch-size", 7)

@@ -213,10 +213,10 @@ def test_bench_says_which_engine_takes_no_batch_of_that_size(
     bench = ("bench", "engines", "--rounds", 3, "--no-memory", "--batch-size", 8, "--out", tmp_path / "b")
     refused = run(*bench, "--engine", fixed)
     assert refused.status == 2
-    assert "no engine takes 8 images a call: ort-fixed takes at most 1; add --batch-size 1" in refused.err
+    assert "no engine takes 8 images per call: ort-fixed takes at most 1; add --batch-size 1" in refused.err
     done = run(*bench, "--engine", fixed, "--engine", free, "--fresh")
     assert done.status == 0
-    assert "ort-fixed is not timed on batch 8: takes at most 1 images a call" in done.err
+    assert "ort-fixed is not timed on batch 8: takes at most 1 images per call" in done.err
 
 
 def test_inspect_says_what_a_graph_takes_and_gives(run: Any, weights: NDArray[np.float32], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ import onnxruntime
 import pytest
 
 from edgeproof.engines import onnxrt
-from edgeproof.engines.base import EngineOptions, ShowsKernels, open_engine, reader_of
+from edgeproof.engines.base import EngineOptions, ShowsKernels, made_from, open_engine, reader_of
 from edgeproof.errors import ConfigError, ModelError, UnavailableError
 from tests.edge.tiny_onnx import write_linear
 
@@ -33,6 +34,19 @@ def test_options_are_those_of_the_session(graph: Path) -> None:
     assert (info.options["threads"], info.options["graph_optimization"]) == (1, "ORT_DISABLE_ALL")
     assert open_engine(graph).info.options["graph_optimization"] == "ORT_ENABLE_ALL"
     assert info.versions == {"onnxruntime": onnxruntime.__version__}
+
+
+def test_what_a_graph_was_made_from_is_in_its_metadata_or_in_the_record_of_its_export(graph: Path) -> None:
+    sha256 = open_engine(graph).info.sha256
+    noted = {"edgeproof.source_sha256": "f" * 64, "edgeproof.checkpoint_sha256": "c" * 64}
+    assert made_from(graph, noted, sha256) == ("c" * 64, "f" * 64)
+    record = {"checkpoint_sha256": "e" * 64, "graphs": [{"file": "m.onnx", "sha256": sha256}]}
+    (graph.parent / "parity.json").write_text(json.dumps(record), encoding="utf-8")
+    assert open_engine(graph).info.made_from == ("e" * 64,)
+    assert made_from(graph, {}, "another file of that name") == ()
+    for damaged in ("{", "[]", '{"graphs": {"a": 1}, "checkpoint_sha256": 3}', '{"graphs": 7}'):
+        (graph.parent / "parity.json").write_text(damaged, encoding="utf-8")
+        assert made_from(graph, {"edgeproof.source_sha256": ["odd"]}, sha256) == ()
 
 
 def test_fp16_on_the_cpu_says_what_it_is(tmp_path: Path) -> None:

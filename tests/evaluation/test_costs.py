@@ -104,7 +104,7 @@ def test_a_file_gives_the_matrix_in_the_order_of_the_classes(tmp_path: Path, nam
         ("c.csv", "0,1\n1,x\n", "no matrix of numbers.*'x'"),
         ("c.json", {"costs": [[0]]}, "no matrix of numbers.*classes"),
         ("c.csv", "ant,bee,dog\n0,1,2\n4,0,8\n16,32,0\n", "names the classes ant, bee, dog; expected ant, bee, cat"),
-        ("c.csv", "0,1\n1,0\n", r"have shape \(2, 2\); expected \(3, 3\), a row a true class"),
+        ("c.csv", "0,1\n1,0\n", r"have shape \(2, 2\); expected \(3, 3\), a row per true class"),
         ("c.json", [[0, 1, 1], [1, 0, -2], [1, 1, 0]], "taking 'bee' for 'cat' costs -2; expected a finite number"),
         ("c.csv", "0,1,1\n1,0,1\n1,inf,0\n", "taking 'cat' for 'bee' costs inf"),
         ("c.npy", [[0, 1, 1], [1, 3, 1], [1, 1, 0]], "being right on 'bee' costs 3; expected 0"),

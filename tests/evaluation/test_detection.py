@@ -132,7 +132,7 @@ def test_the_command_line_finds_the_noise_of_a_poison_run(tmp_path: Path) -> Non
     assert made.exit_code == 0, made.output
     told = CliRunner().invoke(cli, ["detect", "--data", "digits", "--poison", out])
     assert told.exit_code == 0, told.output
-    assert "Told from clean ones (AUC)" in told.stdout
+    assert "Separated from clean ones (AUC)" in told.stdout
     seen = json.loads(CliRunner().invoke(cli, ["detect", "--data", "digits", "--poison", out, "--json"]).stdout)
     assert seen["auc"] > 0.95
     assert f"{seen['auc']:.3f}" in told.stdout

@@ -11,10 +11,10 @@ from edgeproof.evaluation.results import EngineRecord, SetRecord
 from edgeproof.evaluation.scoring import Predictions
 
 
-def engine(name: str = "ort-int8", sha256: str = "aa") -> EngineRecord:
+def engine(name: str = "ort-int8", sha256: str = "aa", made_from: tuple[str, ...] = ()) -> EngineRecord:
     return EngineRecord(
         name=name, backend="onnxruntime", precision="int8", device="cpu", provider="CPU", path="m.onnx", sha256=sha256, size=1,
-        versions={}, note="", options={}, throughput=None,
+        versions={}, note="", options={}, throughput=None, made_from=made_from,
     )  # fmt: skip
 
 
@@ -47,6 +47,23 @@ CLEAN = set_record("clean").model_copy(update={"kind": "clean"})
 )
 def test_what_an_attack_knew_follows_from_the_hashes(set_: SetRecord, expected: str | None) -> None:
     assert threat_to(engine(), set_) == expected
+
+
+@pytest.mark.parametrize(
+    ("access", "sources", "expected"),
+    [
+        ("gradients", ("cc",), "checkpoint"),
+        ("gradients", ("bb", "ff"), "checkpoint"),
+        ("gradients", ("bb",), "transferred"),
+        ("gradients", ("aa", "cc"), "white-box"),
+        ("queries", ("cc",), "transferred"),
+    ],
+)
+def test_an_attack_on_what_a_build_was_made_from_is_told_from_one_on_another_network(
+    access: str, sources: tuple[str, ...], expected: str
+) -> None:
+    made = engine(made_from=("cc", "ff"))
+    assert threat_to(made, set_record("s", access=access, sources=sources)) == expected
 
 
 def predictions(right: dict[str, list[int]]) -> Predictions:

@@ -7,8 +7,8 @@ import pytest
 
 from edgeproof.errors import ConfigError
 from edgeproof.evaluation.costs import protected_costs
-from edgeproof.evaluation.gates import METRICS, Gate, bind_gates, judge, parse_gates
-from edgeproof.evaluation.results import CellRecord, GateRecord, SetRecord
+from edgeproof.evaluation.gates import METRICS, Gate, bind_gates, idle_gates, judge, parse_gates
+from edgeproof.evaluation.results import CellRecord, EngineRecord, GateRecord, SetRecord
 from edgeproof.evaluation.scoring import Predictions, score
 from edgeproof.types import Array
 
@@ -132,8 +132,8 @@ def test_a_message_says_measured_interval_limit_and_count() -> None:
         ("clean_accuracy=40", r"40 is no fraction; expected a value from 0 to 1; did you mean 0.4\?"),
         ("clean_accuracy=-1", "-1 is no fraction"),
         ("clean_accuracy=high", "'high' is not a number"),
-        ("agreement@bee=0.9", "agreement has no value a class"),
-        ("worst_class_robust_accuracy@bee=0.9", "has no value a class"),
+        ("agreement@bee=0.9", "agreement has no value per class"),
+        ("worst_class_robust_accuracy@bee=0.9", "has no value per class"),
         ("clean_accuracy[fgsm]=0.9", r"is measured on the clean images; leave out \[fgsm\]"),
     ],
 )
@@ -212,3 +212,54 @@ def test_the_cost_of_a_protected_class_is_the_mean_over_its_images() -> None:
 def test_a_cost_gate_that_cannot_be_meant_is_refused(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_gates((), (), (text,))
+
+
+def test_a_message_has_what_the_attack_knew() -> None:
+    known = [each.model_copy(update={"threat": "checkpoint"}) for each in cells(RIGHT)]
+    (record,) = judge(bound(*parse_gates(("ort-int8-trt:robust_accuracy=0.4",), ())), known, reference="ort-fp32")
+    assert record.threat == "checkpoint"
+    assert "on 'pgd-linf 16/255' (made on its checkpoint, not on this build) is 0.3500" in record.message
+
+
+def engine(name: str, sha256: str) -> EngineRecord:
+    return EngineRecord(
+        name=name, backend="onnxruntime", precision=ENGINES[name], device="cpu", provider="CPU", path="m.onnx", sha256=sha256,
+        size=1, versions={}, note="", options={}, throughput=None,
+    )  # fmt: skip
+
+
+def idle(
+    *,
+    fail_under: tuple[str, ...] = (),
+    max_drop: tuple[str, ...] = (),
+    right: dict[tuple[str, str], int] = RIGHT,
+    same: bool = False,
+) -> list[str]:
+    engines = [engine(name, "same" if same else name) for name in ENGINES]
+    engines = [each.model_copy(update={"precision": "fp32"}) if same else each for each in engines]
+    gates = bound(*parse_gates(fail_under, max_drop))
+    return list(idle_gates(gates, cells(right), engines=engines, reference="ort-fp32"))
+
+
+def test_limits_that_can_fail_raise_no_warning() -> None:
+    assert idle(fail_under=("robust_accuracy=0.4", "agreement=0.9"), max_drop=("robust_accuracy=0.1",)) == []
+
+
+def test_a_drop_from_a_reference_at_0_percent_is_a_warning() -> None:
+    lost = {**RIGHT, ("ort-fp32", "pgd-linf 16/255"): 0}
+    (text,) = idle(max_drop=("robust_accuracy=0.1",), right=lost)
+    assert (
+        "'max-drop robust_accuracy=0.1' cannot fail on 'pgd-linf 16/255': the reference ort-fp32 has 0 % there" in text
+    )
+    assert idle(fail_under=("robust_accuracy=0.1",), right=lost) == []
+
+
+def test_an_engine_against_itself_under_another_name_is_a_warning() -> None:
+    texts = idle(fail_under=("ort-int8-cpu:agreement=0.9",), max_drop=("ort-int8-trt:clean_accuracy=0.1",), same=True)
+    assert ["the same file as the reference ort-fp32" in text for text in texts] == [True, True]
+
+
+@pytest.mark.parametrize("given", [{"fail_under": ("clean_accuracy=0",)}, {"max_drop": ("clean_accuracy=1",)}])
+def test_a_limit_that_every_value_meets_is_a_warning(given: dict[str, tuple[str, ...]]) -> None:
+    (text,) = idle(**given)
+    assert "every value holds" in text

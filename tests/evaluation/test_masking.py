@@ -1,4 +1,4 @@
-"""Each sign of masked gradients is reported where it is planted, and none for a healthy network."""
+"""Each indicator of masked gradients is reported where it is planted, and none for a healthy network."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from edgeproof.evaluation.gap import measured_gaps, with_threats
+from edgeproof.evaluation.gap import with_threats
 from edgeproof.evaluation.masking import indicators, masking, warnings
 from edgeproof.evaluation.results import IndicatorRecord, SetRecord
 from edgeproof.evaluation.scoring import Predictions, score
@@ -26,8 +26,9 @@ PLANTED = {
 }  # fmt: skip
 
 
-def attacked(measured: Mapping[str, float], name: str = "pgd", **changes: Any) -> SetRecord:
-    return set_record(name, **changes).model_copy(update={"indicators": {**HEALTHY, **measured}})
+def attacked(measured: Mapping[str, float], name: str = "pgd", *, steps: int | None = 10, **changes: Any) -> SetRecord:
+    update = {"indicators": {**HEALTHY, **measured}, "params": {"steps": steps}}
+    return set_record(name, **changes).model_copy(update=update)
 
 
 def found(right: Mapping[str, list[int]], sets: list[SetRecord]) -> tuple[IndicatorRecord, ...]:
@@ -37,8 +38,7 @@ def found(right: Mapping[str, list[int]], sets: list[SetRecord]) -> tuple[Indica
     made = Predictions(labels=labels, cells=made.cells)
     names = [set_.name for set_ in sets]
     cells = score(made, engines=["ort-int8"], sets=names, reference="ort-int8", classes=("a", "b", "c"))
-    gaps = measured_gaps(made, engines=[engine()], sets=sets)
-    return masking(with_threats(cells, [engine()], sets), sets=sets, gaps=gaps, classes=3)
+    return masking(made, with_threats(cells, [engine()], sets), engines=[engine()], sets=sets, classes=3)
 
 
 def reported(measured: Mapping[str, float], **changes: Any) -> list[IndicatorRecord]:
@@ -83,6 +83,40 @@ def test_white_box_that_is_significantly_weaker_than_another_set_is_reported(nam
     assert "'other' against 'pgd' on ort-int8" in record.where
     swapped = {"pgd": right["other"], "other": right["pgd"]}
     assert not any(each.reported for each in found(swapped, [CLEAN, attacked({}), first]))
+
+
+OTHER = attacked({}, "other", sources=("bb",))
+SQUARE = attacked({}, "square", access="queries")
+
+
+def test_white_box_attacks_of_a_budget_count_together_image_by_image() -> None:
+    # The single step is weaker than Square on most images, and what it leaves PGD gets.
+    right = {"fgsm": [1, 1, 1, 1, 0, 0] * 5, "pgd": [0] * 30, "square": [0, 0, 1, 0, 0, 0] * 5}
+    sets = [CLEAN, attacked({}, "fgsm", steps=1), attacked({}), SQUARE]
+    assert [each.name for each in found(right, sets) if each.reported] == []
+    weaker = found({**right, "pgd": right["fgsm"]}, sets)
+    assert [(each.name, each.measured) for each in weaker if each.reported] == [("query-stronger", pytest.approx(0.5))]
+
+
+def test_a_single_step_that_is_weaker_than_queries_is_measured_but_not_reported() -> None:
+    right = {"fgsm": [1, 1, 1, 1, 0, 0] * 5, "square": [0] * 30}
+    (query,) = [
+        each for each in found(right, [CLEAN, attacked({}, "fgsm", steps=1), SQUARE]) if each.name == "query-stronger"
+    ]
+    assert (query.reported, query.measured) == (False, pytest.approx(2 / 3))
+    assert query.where.endswith("not reported, since the white-box attack has 1 step")
+
+
+@pytest.mark.parametrize(("steps", "reported"), [(20, True), (None, True), (10, False)])
+def test_a_transferred_attack_is_compared_with_white_box_of_as_many_steps(steps: int | None, reported: bool) -> None:
+    right = {"pgd": [1, 1, 1, 1, 0, 0] * 5, "other": [0] * 30}
+    moved = OTHER.model_copy(update={"params": {"steps": 10, "restarts": 2}})
+    (transfer,) = [
+        each for each in found(right, [CLEAN, attacked({}, steps=steps), moved]) if each.name == "transfer-stronger"
+    ]
+    assert (transfer.reported, transfer.measured) == (reported, pytest.approx(2 / 3))
+    if not reported:
+        assert transfer.where.endswith("since the white-box attack has 10 steps, a 20")
 
 
 def test_white_box_that_is_weaker_by_chance_is_not_reported() -> None:

@@ -51,12 +51,12 @@ def test_a_pair_differs_only_where_it_does_so_among_all_pairs(measured: Results)
 
 
 def test_what_the_batch_changes_and_what_is_not_integer_stands_out(measured: Results, results: Results) -> None:
-    row = forms.conduct(measured).rows[2]
+    row = forms.behaviour(measured).rows[2]
     assert [cell.text for cell in row[2:]] == ["8 of 20", "16", "2, 8", "1", "0.012"]
     assert [cell.tone for cell in row[2:]] == ["bad", "", "", "bad", ""]
-    assert [cell.text for cell in forms.conduct(measured).rows[0][2:]] == ["–"] * 5
-    assert forms.has_conduct(measured)
-    assert not forms.has_conduct(results)
+    assert [cell.text for cell in forms.behaviour(measured).rows[0][2:]] == ["–"] * 5
+    assert forms.has_behaviour(measured)
+    assert not forms.has_behaviour(results)
 
 
 def test_the_reports_show_them(run: EvalRun, measured: Results) -> None:

@@ -56,15 +56,21 @@ def test_every_report_shows_both(measured: EvalRun) -> None:
 
 def test_every_report_shows_the_signs_of_masking(measured: EvalRun) -> None:
     for text in (render_html(measured), render_markdown(measured)):
-        for piece in ("Signs of masked gradients", "41.2 %", "not measured", "above 5.0 %", "the gradient is zero"):
+        for piece in (
+            "Indicators of masked gradients",
+            "41.2 %",
+            "not measured",
+            "above 5.0 %",
+            "the gradient is zero",
+        ):
             assert piece in text
-    assert "Signs of masked gradients: zero-gradients (1 of 2 measured)" in printed(measured)
+    assert "Indicators of masked gradients: zero-gradients (1 of 2 measured)" in printed(measured)
 
 
 def test_nothing_is_shown_where_nothing_was_measured(run: EvalRun) -> None:
     for text in (render_html(run), render_markdown(run), printed(run)):
         assert "Knows less" not in text
-        assert "Signs of masked" not in text
+        assert "Indicators of masked" not in text
 
 
 def test_a_gap_is_named_by_its_sign_and_only_where_it_is_significant() -> None:

@@ -11,7 +11,7 @@ import click
 from edgeproof.commands.options import RUN_OPTIONS, config_options, read_config
 from edgeproof.commands.printing import emit, finish_eval
 from edgeproof.config import EvalConfig
-from edgeproof.errors import ConfigError
+from edgeproof.errors import ConfigError, RunError
 from edgeproof.runs import Run
 from edgeproof.stages import Place, merge_runs, run_stage, unpack
 from edgeproof.stages import demo as run_demo
@@ -103,5 +103,13 @@ def diff(before: Path, after: Path, fail_on_loss: bool, as_markdown: bool, as_js
         click.echo(diff_markdown(found), nl=False)
     else:
         print_diff(found, file=sys.stdout)
-    if fail_on_loss and found.worse:
+    if not fail_on_loss:
+        return
+    if found.worse:
         sys.exit(1)
+    if found.unlike:
+        change = found.unlike[0]
+        raise RunError(
+            f"--fail-on-loss cannot judge {change.engine} on {change.set!r} ({len(found.unlike)} of {len(found.overall)} "
+            f"comparisons are not of like with like): {change.unlike}"
+        )

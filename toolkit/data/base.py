@@ -16,7 +16,7 @@ import numpy as np
 
 from edgeproof.config import DataConfig
 from edgeproof.data.arrays import check_images, check_labels, read_npz, to_float, to_storage, write_npz
-from edgeproof.data.records import SetAbout
+from edgeproof.data.records import SetAbout, SetFields
 from edgeproof.data.sampling import equal_shares, held_out, stratified_sample
 from edgeproof.errors import ConfigError, DataError, nearest
 from edgeproof.plugins.parameters import read_params
@@ -214,6 +214,10 @@ class AdversarialSet:
     source_sha256: tuple[str, ...] = ()
     findings: Mapping[str, Any] = field(default_factory=dict)
 
+    def fields(self) -> dict[str, Any]:
+        """Return what is known of the set besides its images, as `SetFields` names it."""
+        return {name: getattr(self, name) for name in SetFields.model_fields}
+
     def __post_init__(self) -> None:
         inside = self.clipped or self.images.dtype != np.float32
         check_images(self.images if inside else np.clip(self.images, 0, 1), what=self.name)
@@ -351,15 +355,13 @@ def save_adversarial_set(run: Run, adversaries: AdversarialSet) -> None:
     write_npz(
         run.path / "clean.npz", {"x": to_storage(clean.images), "y": clean.labels, "index": clean.index, **clean_logits}
     )
-    about = {
-        "name": adversaries.name, "attack": adversaries.attack, "norm": adversaries.norm, "eps": adversaries.eps,
-        "source": adversaries.source, "params": dict(adversaries.params), "pixels": adversaries.pixels,
-        "indicators": dict(adversaries.indicators), "classes": list(clean.classes), "data": clean.name, "split": clean.split,
-        "clipped": adversaries.clipped, "access": adversaries.access, "source_sha256": list(adversaries.source_sha256),
-        "findings": dict(adversaries.findings),
-    }  # fmt: skip
+    about = SetAbout(
+        **adversaries.fields(), classes=clean.classes, data=clean.name, split=clean.split, clipped=adversaries.clipped
+    )
     with atomic(run.path / "set.json") as temporary:
-        temporary.write_text(json.dumps(about, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(
+            json.dumps(about.model_dump(mode="json"), indent=1, allow_nan=False) + "\n", encoding="utf-8"
+        )
 
 
 def load_adversarial_set(run: Run) -> AdversarialSet:

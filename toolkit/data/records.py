@@ -1,4 +1,4 @@
-"""What `set.json` and `poison.json` say: read from run folders, which may be a stranger's, and so held to a shape."""
+"""What `set.json` and `poison.json` say: read from run folders, which may be untrusted, and so checked against a shape."""
 
 from __future__ import annotations
 
@@ -9,24 +9,34 @@ from pydantic import Field
 from edgeproof.config import Strict
 
 
-class SetAbout(Strict):
-    """`set.json` of an attack run, as `AdversarialSet` describes it."""
+class SetFields(Strict):
+    """What is known of one adversarial set besides its images: `AdversarialSet` holds it, `set.json` and `results.json` store it."""
 
     name: str
+    attack: str | None
+    norm: str | None
+    eps: float | None = Field(ge=0, allow_inf_nan=False)
+    pixels: str
+    params: dict[str, Any]
+    source: str = ""
+    indicators: dict[str, float]
+    access: str = Field("", description="what the attack needed of its source: gradients, queries, data, none")
+    source_sha256: tuple[str, ...] = Field((), description="hash of each file that was attacked")
+    findings: dict[str, Any] = Field(
+        {}, description="counts: success against queries, what only one of two builds gets wrong"
+    )
+
+
+class SetAbout(SetFields):
+    """`set.json` of an attack run."""
+
     attack: str
     norm: str
     eps: float = Field(ge=0, allow_inf_nan=False)
-    source: str = ""
-    params: dict[str, Any]
-    pixels: str
-    indicators: dict[str, float]
     classes: tuple[str, ...]
     data: str
     split: str
     clipped: bool = True
-    access: str = ""
-    source_sha256: tuple[str, ...] = ()
-    findings: dict[str, Any] = Field(default_factory=dict)
 
 
 class PoisonAbout(Strict):

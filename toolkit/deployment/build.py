@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from edgeproof.config import BuildConfig
 from edgeproof.data.perturbation import load_perturbation
 from edgeproof.errors import ConfigError, ModelError, UnavailableError, one_line
-from edgeproof.onnx_files import read_onnx
+from edgeproof.onnx_files import hash_model, read_onnx
 from edgeproof.runs import Run
 from edgeproof.system.optional import require
 from edgeproof.system.progress import progress
@@ -185,4 +185,5 @@ def _plan_settings(config: BuildConfig) -> PlanSettings:
 def _metadata(graph: Path) -> Mapping[str, str]:
     """Return the graph's metadata, with the precision that it has where nobody has written it down."""
     summary = read_onnx(graph)
-    return {"edgeproof.precision": summary.precision, **summary.metadata}
+    noted = {"edgeproof.precision": summary.precision, **summary.metadata}
+    return {**noted, "edgeproof.graph_sha256": hash_model(graph)}

@@ -306,6 +306,7 @@ def write_classifier(model: Classifier, path: Path, config: ExportConfig, *, sha
         "input_shape": json.dumps(model.input_shape),
         "classes": json.dumps(model.classes),
         "source_sha256": sha256,
+        "checkpoint_sha256": sha256,  # source_sha256 becomes the FP32 graph's in what is made from it
     }
     export_onnx(
         model, path, input_shape=model.input_shape, opset=config.opset, exporter=config.exporter, metadata=metadata

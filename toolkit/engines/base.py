@@ -16,6 +16,7 @@ from edgeproof.onnx_files.summary import ONE_NUMBER, Signature
 from edgeproof.plugins.registry import Entry, entries, find
 from edgeproof.system.optional import require
 from edgeproof.system.out_of_memory import BatchSize, in_pieces
+from edgeproof.system.untrusted import read_json
 from edgeproof.types import Images, Logits
 
 E = TypeVar("E", bound="Closing")
@@ -23,7 +24,7 @@ E = TypeVar("E", bound="Closing")
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What is ACTIVE, read back from the engine after it was opened, not what was asked for.
+    """The ACTIVE settings, read back from the engine after it was opened, not what was asked for.
 
     Attributes:
         backend: Registry name, for instance "onnxruntime".
@@ -38,6 +39,7 @@ class EngineInfo:
         note: One sentence on what the numbers do and do not show, or "".
         options: Threads, graph level and the like, as active.
         classes: The class names that the file carries, or ().
+        made_from: The hash of each checkpoint and graph that the file was made from, as far as recorded.
     """
 
     backend: str
@@ -52,11 +54,12 @@ class EngineInfo:
     note: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
+    made_from: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What can be asked of any engine; an engine that cannot honour one raises.
+    """The requests that any engine understands; an engine that cannot honour one raises.
 
     Attributes:
         threads: Processor threads, or None for all cores.
@@ -219,7 +222,7 @@ def predict_all(
     Args:
         engine: The engine.
         images: (N, C, H, W) float32 in [0, 1].
-        batch_size: Images a call; an engine with a smaller `max_batch` gets that many, and half of them where memory runs
+        batch_size: Images per call; an engine with a smaller `max_batch` gets that many, and half of them where memory runs
             out. A `BatchSize` remembers that for the next call.
         advance: Called after each batch with its size.
 
@@ -249,6 +252,24 @@ def predict_all(
     return logits
 
 
+def made_from(path: Path, metadata: Mapping[str, Any], sha256: str) -> tuple[str, ...]:
+    """Return the hash of each checkpoint and graph that a file was made from, by its own metadata and the record of its export.
+
+    Args:
+        path: The file.
+        metadata: Its metadata, keys with or without our prefix.
+        sha256: Its hash; a `parity.json` next to the file that does not list it is of other files.
+    """
+    known = {key.removeprefix("edgeproof."): value for key, value in metadata.items()}
+    found = [known.get(key) for key in ("checkpoint_sha256", "source_sha256", "graph_sha256")]
+    with contextlib.suppress(DataError):  # graphs of earlier versions have the checkpoint in the export's record only
+        record = read_json(path.with_name("parity.json"))
+        graphs = record.get("graphs") if isinstance(record, dict) else None
+        if isinstance(graphs, list) and any(isinstance(each, dict) and each.get("sha256") == sha256 for each in graphs):
+            found.append(record.get("checkpoint_sha256"))
+    return tuple(dict.fromkeys(each for each in found if isinstance(each, str) and each))
+
+
 def refuse_precision(options: EngineOptions, *, active: str, backend: str, path: Path) -> None:
     """Refuse a precision hint that differs from the precision that a file fixes.
 
@@ -276,7 +297,7 @@ def refuse_device(device: str, *, known: tuple[str, ...], backend: str) -> None:
 def settle(signature: Signature, run: Callable[[Images], Logits], *, path: Path) -> Signature:
     """Run a graph on black images, and return its signature with what the file leaves open.
 
-    That is the number of classes, and whether it takes several images a call: converters write graphs that say any batch
+    That is the number of classes, and whether it takes several images per call: converters write graphs that say any batch
     and hold a batch of 1 inside.
 
     Raises:

@@ -21,6 +21,7 @@ from edgeproof.engines.base import (
     EngineOptions,
     Kernel,
     check_input,
+    made_from,
     pad_batch,
     refuse_device,
     refuse_precision,
@@ -176,6 +177,7 @@ def _describe(path: Path, summary: GraphSummary, signature: Signature, session: 
     providers = session.get_providers()
     number = device.partition(":")[2] or "0"
     notes = [_NOTES.get((providers[0], summary.precision), "")]
+    sha256 = hash_model(path)
     if signature.batch:
         notes.append(f"the graph has a fixed batch of {signature.batch}: smaller ones are padded")
     return EngineInfo(
@@ -186,7 +188,7 @@ def _describe(path: Path, summary: GraphSummary, signature: Signature, session: 
         input_shape=signature.input_shape,
         num_classes=signature.num_classes or 0,
         max_batch=signature.batch,
-        sha256=hash_model(path),
+        sha256=sha256,
         versions={"onnxruntime": package_version("onnxruntime") or package_version("onnxruntime-gpu") or "unknown"},
         note="; ".join(note for note in notes if note),
         options={
@@ -197,4 +199,5 @@ def _describe(path: Path, summary: GraphSummary, signature: Signature, session: 
             "provider_options": session.get_provider_options()[providers[0]],
         },
         classes=summary.classes,
+        made_from=made_from(path, summary.metadata, sha256),
     )

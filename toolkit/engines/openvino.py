@@ -16,6 +16,7 @@ from edgeproof.engines.base import (
     EngineOptions,
     Kernel,
     check_input,
+    made_from,
     pad_batch,
     refuse_device,
     settle,
@@ -141,7 +142,7 @@ def _run(request: Any, signature: Signature, batch: Images) -> Logits:
 
 
 def _run_spread(queue: Any, signature: Signature, batch: Images, *, classes: int) -> Logits:
-    """Run the parts of a batch at once, one a stream."""
+    """Run the parts of a batch at once, one per stream."""
     logits = np.empty((len(batch), classes), np.float32)
 
     def keep(request: Any, rows: slice) -> None:
@@ -160,7 +161,7 @@ def _run_spread(queue: Any, signature: Signature, batch: Images, *, classes: int
 
 
 def _describe(path: Path, summary: GraphSummary, signature: Signature, compiled: Any) -> EngineInfo:
-    arithmetic = _arithmetic(compiled)
+    arithmetic, sha256 = _arithmetic(compiled), hash_model(path)
     notes = []
     if summary.precision == "int8":
         notes.append(f"INT8 between Q/DQ nodes, the rest in {arithmetic.upper()}")
@@ -177,7 +178,7 @@ def _describe(path: Path, summary: GraphSummary, signature: Signature, compiled:
         input_shape=signature.input_shape,
         num_classes=signature.num_classes or 0,
         max_batch=signature.batch,
-        sha256=hash_model(path),
+        sha256=sha256,
         versions={"openvino": package_version("openvino") or "unknown"},
         note="; ".join(notes),
         options={
@@ -188,4 +189,5 @@ def _describe(path: Path, summary: GraphSummary, signature: Signature, compiled:
             "streams": int(compiled.get_property("NUM_STREAMS")),
         },
         classes=summary.classes,
+        made_from=made_from(path, summary.metadata, sha256),
     )

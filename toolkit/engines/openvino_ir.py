@@ -1,4 +1,4 @@
-"""What stands in an OpenVINO IR, a pair of files: `.xml` (the graph) and `.bin` (the weights)."""
+"""The content of an OpenVINO IR, a pair of files: `.xml` (the graph) and `.bin` (the weights)."""
 
 from __future__ import annotations
 

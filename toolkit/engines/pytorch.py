@@ -102,7 +102,7 @@ def _as_asked(device: torch.device, threads: int) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
             if device.type == "cuda":
-                # cuDNN takes TF32 for FP32 convolutions unless told otherwise, and the table would still say FP32.
+                # cuDNN takes TF32 for FP32 convolutions unless asked not to, and the table would still say FP32.
                 exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
                 stack.enter_context(exact)
             yield

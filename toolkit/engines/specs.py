@@ -54,7 +54,7 @@ class EngineSpec:
 
     @property
     def size(self) -> int:
-        """Return the bytes of the file, with the weights that lie beside it."""
+        """Return the bytes of the file, with the weights that lie next to it."""
         return size_of(self.path)
 
 
@@ -98,6 +98,11 @@ def distinct_names(names: Sequence[str], *, taken: Sequence[str] = ()) -> tuple[
         candidates = (name, *(f"{name}-{count}" for count in range(2, len(names) + len(taken) + 2)))
         chosen.append(next(word for word in candidates if word not in chosen and word not in taken))
     return tuple(chosen)
+
+
+def names_on_any_backend(spec: EngineSpec) -> tuple[str, ...]:
+    """Return what the file of a spec is called by default, whichever engine opens it or what is built from it."""
+    return (spec.name, *(_default_name(entry, spec.path, spec.precision) for entry in entries("engine").values()))
 
 
 def _split(text: str) -> _Parts:

@@ -1,7 +1,7 @@
 """TensorRT 10 and 11: a plan, run by named tensors and `execute_async_v3` on one stream.
 
-A plan belongs to one GPU model and one TensorRT version. What it was built for stands in the JSON file beside it, which is read
-first, so that a stranger is refused in one sentence rather than by TensorRT's codes.
+A plan belongs to one GPU model and one TensorRT version. What it was built for stands in the JSON file next to it, which is read
+first, so that a foreign plan is refused in one sentence rather than by TensorRT's codes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeproof.engines.base import Closing, Engine, EngineInfo, EngineOptions, check_input, pad_batch, refuse_device
+from edgeproof.engines.base import (
+    Closing,
+    Engine,
+    EngineInfo,
+    EngineOptions,
+    check_input,
+    made_from,
+    pad_batch,
+    refuse_device,
+)
 from edgeproof.engines.cuda_memory import CudaMemory, open_cuda_memory
 from edgeproof.errors import ConfigError, ModelError, UnavailableError
 from edgeproof.onnx_files.summary import ValueInfo, choose_output
@@ -116,7 +125,7 @@ class TensorRtEngine(Closing):
 
 
 def _read_sidecar(path: Path) -> Mapping[str, Any]:
-    """Read the description that the builder has written beside a plan; {} where there is none."""
+    """Read the description that the builder has written next to a plan; {} where there is none."""
     file = path.with_name(path.name + ".json")
     if not file.is_file():
         return {}
@@ -196,7 +205,8 @@ def _describe(
     import tensorrt as trt
 
     metadata = {str(key).removeprefix("edgeproof."): value for key, value in about.get("metadata", {}).items()}
-    notes = [] if about else [f"nothing beside the plan says what it was built from; expected {path.name}.json"]
+    sha256 = sha256_file(path)
+    notes = [] if about else [f"nothing next to the plan says what it was built from; expected {path.name}.json"]
     if tensors.min_batch > 1:
         notes.append(f"batches under {tensors.min_batch} are padded")
     return EngineInfo(
@@ -207,7 +217,7 @@ def _describe(
         input_shape=tensors.input_shape,
         num_classes=tensors.num_classes,
         max_batch=tensors.max_batch,
-        sha256=sha256_file(path),
+        sha256=sha256,
         versions={"tensorrt": trt.__version__},
         note="; ".join(notes),
         options={
@@ -218,6 +228,7 @@ def _describe(
             "source_sha256": about.get("source_sha256"),
         },
         classes=tuple(json.loads(metadata["classes"])) if "classes" in metadata else (),
+        made_from=made_from(path, {**metadata, "graph_sha256": about.get("source_sha256")}, sha256),
     )
 
 

@@ -1,4 +1,4 @@
-"""What every benchmark writes, and how it takes its samples: the sides take turns, and every sample is kept."""
+"""The record that every benchmark writes, and its sampling: the sides take turns, and every sample is kept."""
 
 from __future__ import annotations
 

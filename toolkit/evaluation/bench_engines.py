@@ -1,4 +1,4 @@
-"""How fast engines are: latency percentiles and images a second by batch size, and the memory that each needs."""
+"""Speed of engines: latency percentiles and images per second by batch size, and the memory that each needs."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def bench_engines(config: BenchConfig, out: Run) -> BenchReport:
         if min(config.batch_sizes) > max(largest.values()):
             name = max(largest, key=lambda name: largest[name])
             raise ConfigError(
-                f"no engine takes {min(config.batch_sizes)} images a call: {name} takes at most {largest[name]}; "
+                f"no engine takes {min(config.batch_sizes)} images per call: {name} takes at most {largest[name]}; "
                 f"add --batch-size {largest[name]}"
             )
         shape = _shared_shape(engines)
@@ -152,7 +152,7 @@ def _time(
             for name, engine in engines.items():
                 try:
                     if size > (engine.info.max_batch or size):
-                        raise DataError(f"takes at most {engine.info.max_batch} images a call")
+                        raise DataError(f"takes at most {engine.info.max_batch} images per call")
                     classes[name] = predictions(engine.predict(images[:size]))
                 except (DataError, ModelError) as error:
                     left_out.append(LeftOutRecord(group=group, name=name, reason=first_line(error)))

@@ -14,6 +14,7 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,10 +22,16 @@ from pydantic import ValidationError
 
 from edgeproof import __version__
 from edgeproof.config import EvalConfig, Strict
+from edgeproof.data.records import SetAbout, SetFields
 from edgeproof.data.source import check_ordinary
-from edgeproof.errors import DataError, RunError
+from edgeproof.engines.specs import names_on_any_backend, read_specs
+from edgeproof.errors import ConfigError, DataError, RunError, first_line
+from edgeproof.evaluation.gates import bind_gates, parse_gates
+from edgeproof.evaluation.results import SetRecord
+from edgeproof.onnx_files import hash_model, read_onnx
 from edgeproof.runs import MANIFEST, Run, atomic, sha256_file
 from edgeproof.runs.manifest import FileRecord
+from edgeproof.system.untrusted import read_record
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "bundle.json"
@@ -32,7 +39,7 @@ _MAX_MANIFEST_BYTES = 16 * 2**20
 _MAX_MEMBERS = 10_000
 _MAX_BYTES = 64 * 2**30
 _PIECE = 1 << 20
-#: What zipfile raises on a damaged file, besides its own.
+#: What zipfile raises on a damaged file, in addition to its own.
 _UNREADABLE = (
     zipfile.BadZipFile,
     zlib.error,
@@ -66,7 +73,9 @@ def write_bundle(dst: Path, *, models: Sequence[Path], sets: Sequence[Path], con
 
     Raises:
         RunError: For an unfinished or changed run, or two runs of one name.
+        ConfigError: For limits that name no packed engine, set or class, or that would compare an engine with itself.
     """
+    check_packed_limits(config, models=models, sets=sets)
     folders = {path.resolve().name: Run.open(path) for path in (*models, *sets)}
     if len(folders) < len(models) + len(sets):
         raise RunError(f"two of the runs have the same folder name ({', '.join(sorted(folders))}); rename one")
@@ -87,6 +96,49 @@ def write_bundle(dst: Path, *, models: Sequence[Path], sets: Sequence[Path], con
         for record in manifest.files:
             with files[record.path].open("rb") as source, archive.open(_entry(record.path), "w") as target:
                 shutil.copyfileobj(source, target, _PIECE)
+
+
+def check_packed_limits(config: EvalConfig, *, models: Sequence[Path], sets: Sequence[Path]) -> None:
+    """Refuse, before a device has measured for an hour, limits that match nothing that is packed.
+
+    On the device another backend may open the graphs, so a limit may use the name of a graph under any.
+
+    Raises:
+        ConfigError: For a limit that cannot be read, or that names no packed engine, set or class.
+    """
+    gates = parse_gates(config.fail_under, config.max_drop, config.max_cost or ())
+    if not gates:
+        return
+    specs = read_specs([str(path) for path in models])
+    precisions = {}
+    for spec in specs:
+        named = next((tag for tag in ("fp32", "fp16", "bf16", "int8") if f".{tag}" in spec.path.name), "unknown")
+        precisions[spec.name] = read_onnx(spec.path).precision if spec.path.suffix == ".onnx" else named
+    usual = {name: spec.name for spec in specs for name in names_on_any_backend(spec)}
+
+    def packed(name: str | None) -> str | None:
+        """Return the usual name of a packed engine; `ov-fp32-bf16` asks for another arithmetic of `ov-fp32`."""
+        longest = max((each for each in usual if name and f"{name}-".startswith(f"{each}-")), key=len, default=None)
+        return usual[longest] if longest and name not in precisions else name
+
+    about = [read_record(Run.open(path, kind="attack").file("set.json"), SetAbout) for path in sets]
+    bound = bind_gates(
+        [replace(gate, engine=packed(gate.engine)) for gate in gates],
+        engines=precisions,
+        reference=packed(config.reference) or next(iter(precisions)),
+        sets=[
+            SetRecord(**each.model_dump(include={*SetFields.model_fields}), kind="adversarial", count=0, sha256="")
+            for each in about
+        ],
+        classes=about[0].classes if about else (),
+    )
+    files = {spec.name: hash_model(spec.path) for spec in specs}
+    reference = packed(config.reference) or next(iter(files))
+    for gate in bound:
+        if gate.relative and all(files[engine] == files.get(reference) for engine in gate.engines):
+            raise ConfigError(
+                f"--{gate.text}: {gate.engines[0]} is the same file as the reference {reference}; name another engine"
+            )
 
 
 def check_bundle(path: Path) -> BundleManifest:
@@ -135,7 +187,7 @@ def _evaluation(path: Path, manifest: BundleManifest, folder: Path) -> EvalConfi
     try:
         return EvalConfig.model_validate({**manifest.config, **inside})
     except ValidationError as error:
-        raise DataError(f"{path}: its configuration is not understood ({_first_line(error)}); pack it again") from error
+        raise DataError(f"{path}: its configuration is not understood ({first_line(error)}); pack it again") from error
 
 
 def _entry(name: str) -> zipfile.ZipInfo:
@@ -199,7 +251,7 @@ def _read_manifest(path: Path, archive: zipfile.ZipFile) -> BundleManifest:
         manifest = BundleManifest.model_validate_json(archive.read(MANIFEST_NAME))
     except (*_UNREADABLE, KeyError, ValidationError) as error:
         raise DataError(
-            f"{path} has no {MANIFEST_NAME} that can be read ({_first_line(error)}); is it a bundle?"
+            f"{path} has no {MANIFEST_NAME} that can be read ({first_line(error)}); is it a bundle?"
         ) from error
     if manifest.schema_version != SCHEMA_VERSION:
         raise DataError(f"{path} has schema version {manifest.schema_version}; this version reads {SCHEMA_VERSION}")
@@ -234,7 +286,7 @@ def _pieces(path: Path, archive: zipfile.ZipFile, record: FileRecord) -> Iterato
 
 
 def _unpack(archive: zipfile.ZipFile, manifest: BundleManifest, folder: Path) -> None:
-    """Write all members beside the folder and move them there at once, so that a half-unpacked bundle is never found."""
+    """Write all members next to the folder and move them there at once, so that a half-unpacked bundle is never found."""
     partial = folder.with_name(f".{folder.name}.partial")
     try:
         if partial.is_symlink():  # which rmtree leaves, and which leads elsewhere
@@ -261,7 +313,3 @@ def _check_same(manifest: BundleManifest, folder: Path) -> None:
             raise DataError(
                 f"{folder} is not empty and does not hold this bundle ({record.path} differs); choose another folder"
             )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -35,28 +35,25 @@ def unpack_bundle(bundle: Path, *, backends: Sequence[str] = ()) -> EvalConfig:
     name = re.sub(r"[^A-Za-z0-9._-]", "-", bundle.stem)
     digest = sha256_file(bundle)[:10] if bundle.is_file() else ""
     config = open_bundle(bundle, runs_root() / f"bundle-{name}-{digest}")
-    engines = [spec for folder in config.engines for spec in _specs(Path(folder), backends)]
+    engines = [text for folder in config.engines for text in _engines(Path(folder), backends)]
     return config.model_copy(update={"engines": tuple(engines)})
 
 
-def _specs(folder: Path, backends: Sequence[str]) -> list[str]:
-    """Name the engines of one packed run: what is no graph is opened by the one engine that reads it."""
+def _engines(folder: Path, backends: Sequence[str]) -> list[str]:
+    """Name the engines of one packed run: a graph is opened by those asked for, or the first that is installed; a plan by its own."""
     if not any(folder.glob(f"model*{_GRAPH}")):
         return [str(folder)]
-    return [f"{backend}:{folder}" for backend in backends] or [_default(folder)]
+    if backends:
+        return [f"{backend}:{folder}" for backend in backends]
 
+    def priority(entry: Entry) -> int:
+        module = entry.options.get("module")
+        there = module is None or importlib.util.find_spec(module) is not None
+        return int(entry.options.get("priority", 0)) if there else -1
 
-def _default(folder: Path) -> str:
-    """Choose the first engine that is installed, and say so where it is not the usual one."""
-    usual = reader_of(Path(_GRAPH.join(("model", ""))))
-    readers = [entry for entry in entries("engine").values() if _GRAPH in entry.options["suffixes"]]
-    chosen = max(filter(_installed, readers), key=lambda entry: int(entry.options.get("priority", 0)), default=usual)
-    if chosen.name == usual.name:
-        return str(folder)
+    usual = reader_of(Path(f"model{_GRAPH}"))
+    chosen = max((entry for entry in entries("engine").values() if _GRAPH in entry.options["suffixes"]), key=priority)
+    if chosen.name == usual.name or priority(chosen) < 0:
+        return [str(folder)]
     LOG.warning(f"edgeproof: {usual.name} is not installed here; {chosen.name} opens the graphs")
-    return f"{chosen.name}:{folder}"
-
-
-def _installed(entry: Entry) -> bool:
-    module = entry.options.get("module")
-    return module is None or importlib.util.find_spec(module) is not None
+    return [f"{chosen.name}:{folder}"]

@@ -1,4 +1,4 @@
-"""What each mistake costs: matrices over class pairs, from a file or for a protected class, and what predictions cost.
+"""Costs of mistakes: matrices over class pairs, from a file or for a protected class, and what predictions cost.
 
 Rows are true classes and columns predicted ones, as in a confusion matrix. Shen et al. (arXiv:2101.12372) write the
 transpose; `miss` and `false-alarm` name the halves of their matrix so that neither reading is needed.
@@ -21,6 +21,7 @@ from edgeproof.types import Array, Labels
 
 Side: TypeAlias = Literal["miss", "false-alarm", "both"]
 
+_SUFFIXES = (".csv", ".json", ".npy")
 _MAX_BYTES = 2**26  # of a file: two thousand classes
 #: What the mistakes of a protected class cost where nothing else is said, as in the paper's code; every other costs 1.
 DEFAULT_COST = 10.0
@@ -32,7 +33,7 @@ def choose_costs(
     """Return the costs that were asked for, or None when none were.
 
     Args:
-        file: CSV, JSON or npy with a row a true class and a column a predicted one.
+        file: CSV, JSON or npy with a row per true class and a column per predicted one.
         protect: Classes whose mistakes cost more than 1, by name or number.
         cost: What they cost (default: 10).
         side: "miss": the class is taken for another; "false-alarm": another is taken for it; "both" (default).
@@ -75,26 +76,31 @@ def protected_costs(labels: Sequence[int], *, cost: float, side: Side, num_class
 def read_costs(path: Path, *, classes: Sequence[str]) -> Array:
     """Read a cost matrix (K, K) float64, in the order of `classes`.
 
-    A CSV file may begin with a row of class names, and a JSON file may be an object with `classes` beside `costs`; rows
+    A CSV file may begin with a row of class names, and a JSON file may be an object with `classes` next to `costs`; rows
     and columns then stand in that order.
 
     Raises:
         ConfigError: When it cannot be read, or its names are not those of the classes.
     """
-    readers = {".csv": _read_csv, ".json": _read_json, ".npy": _read_npy}
-    if path.suffix not in readers:
-        raise ConfigError(f"{path}: costs are read from {', '.join(readers)} files")
+    if path.suffix not in _SUFFIXES:
+        raise ConfigError(f"{path}: costs are read from {', '.join(_SUFFIXES)} files")
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise ConfigError(f"{path} has {path.stat().st_size} bytes; expected at most {_MAX_BYTES}")
-        names, rows = readers[path.suffix](path)
+        names: list[str] = []
+        if path.suffix == ".csv":
+            names, rows = _read_csv(path)
+        else:
+            rows = read_json(path) if path.suffix == ".json" else read_npy(path)
+            if isinstance(rows, dict):
+                names, rows = list(map(str, rows["classes"])), rows["costs"]
         matrix = np.array(rows, dtype=np.float64)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror or error})") from error
     except DataError as error:
         raise ConfigError(str(error)) from error
     except (ValueError, KeyError, TypeError, OverflowError) as error:
-        raise ConfigError(f"{path} is no matrix of numbers ({error}); expected a row a true class") from error
+        raise ConfigError(f"{path} is no matrix of numbers ({error}); expected a row per true class") from error
     if not names:
         return matrix
     if sorted(names) != sorted(classes):
@@ -112,7 +118,7 @@ def check_costs(costs: Array, *, classes: Sequence[str], source: str) -> Array:
     count = len(classes)
     if costs.shape != (count, count):
         raise ConfigError(
-            f"{source}: the costs have shape {costs.shape}; expected {(count, count)}, a row a true class and a column a predicted one"
+            f"{source}: the costs have shape {costs.shape}; expected {(count, count)}, a row per true class and a column per predicted one"
         )
     for true, predicted in np.argwhere(~(np.isfinite(costs) & (costs >= 0))).tolist():
         raise ConfigError(
@@ -173,15 +179,6 @@ def _record(costs: Array, *, source: str, classes: Sequence[str]) -> CostsRecord
 
 def _read_csv(path: Path) -> tuple[list[str], Any]:
     rows = read_csv(path)
-    # Class names may be numbers themselves, so a header is told by the one row that is too many.
+    # Class names may be numbers themselves, so a header is recognised by the one row that is too many.
     header = bool(rows) and len(rows) == len(rows[0]) + 1
     return (rows[0], rows[1:]) if header else ([], rows)
-
-
-def _read_json(path: Path) -> tuple[list[str], Any]:
-    content = read_json(path)
-    return (list(map(str, content["classes"])), content["costs"]) if isinstance(content, dict) else ([], content)
-
-
-def _read_npy(path: Path) -> tuple[list[str], Any]:
-    return [], read_npy(path)

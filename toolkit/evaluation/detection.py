@@ -1,8 +1,8 @@
 """Is there noise in training images that were received? A linear model on what a blur takes away, and its false alarms.
 
 Noise that is to be learned before the image is itself linearly separable (Yu et al., 2022, arXiv:2111.00898), and little of
-an image is in its residual x - blur(x), where such noise is nearly whole. So two linear models are fitted there: one that tells
-suspected images from trusted clean ones, and one that tells the classes, for the suspected and for the trusted.
+an image is in its residual x - blur(x), where such noise is nearly whole. So two linear models are fitted there: one that separates
+suspected images from trusted clean ones, and one that predicts the classes, for the suspected and for the trusted.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _ALPHAS = np.logspace(0, 6, 7)  # strengths of the penalty, of which leave-one-o
 
 
 class DetectRecord(Strict):
-    """What a linear model finds in residuals; rates are of images that nothing was fitted to.
+    """The findings of a linear model in residuals; rates are of images that nothing was fitted to.
 
     auc: chance that a suspected image scores above a trusted one (0.5: they cannot be told apart), with p_value, the one-sided
     Mann-Whitney probability of such an area among images that cannot. flagged: suspected images over the threshold, which is
     set on other trusted images. false_alarms: trusted images over it. labels_suspected, labels_trusted: images whose class the
-    residual alone tells.
+    residual alone predicts.
     """
 
     auc: float
@@ -54,7 +54,7 @@ def detect_noise(config: DetectConfig) -> DetectRecord:
     if not len(splits.train):
         raise DataError(
             f"data set {config.data.name!r} has no training images, and these are what is looked at; give folder:PATH with a "
-            "folder a class, or an npz with x_train and y_train"
+            "folder per class, or an npz with x_train and y_train"
         )
     if config.poison is not None:
         splits = poison_splits(splits, load_poison(Run.open(config.poison, kind="poison")))
@@ -71,7 +71,7 @@ def compare(
         suspected: The images in question.
         trusted: Clean ones of the same kind.
         images: At most so many of each.
-        false_alarms: Share of trusted images that the threshold shall flag, in (0, 1).
+        false_alarms: Share of trusted images that the threshold may flag, in (0, 1).
         seed: Of the choice of images and of the halves.
 
     Raises:

@@ -161,12 +161,21 @@ def measure(
         DataError: When an engine takes other images.
     """
     gates, reference = check_limits(config, [each.name for each in candidates])
-    costs = _costs(config, inputs.clean.classes)
+    costs = choose_costs(
+        file=config.costs,
+        protect=config.protect or (),
+        cost=config.cost,
+        side=config.side,
+        classes=inputs.clean.classes,
+    )
+    if config.max_cost and costs is None:
+        raise ConfigError(f"--max-cost {config.max_cost[0]!r} needs costs: give --costs FILE or --protect CLASS")
     engines = {each.name: each.engine for each in candidates}
     for name, engine in engines.items():
         _check_fit(name, engine, inputs.clean)
     sets = inputs.records()
-    if config.shard is not None:  # the hashes stay those of the whole sets, so that shards can be held to each other
+    if config.shard is not None:
+        # The hashes stay those of the whole sets, so that shards can be compared with each other.
         inputs = inputs.take(parse_shard(config.shard).rows(len(inputs.clean)))
         sets = tuple(set_.model_copy(update={"count": len(inputs.clean)}) for set_ in sets)
     gates = bind_gates(
@@ -178,32 +187,36 @@ def measure(
         left_out=left_out,
     )
     logits = _run_all(engines, inputs, sets, config=config, folder=folder)
-    timings = _timings(engines, inputs.clean, config)
-    records = tuple(
-        _engine_record(
-            each,
-            timing=timings.get(each.name),
-            invariance=_invariance(each.engine, inputs.clean, logits[each.name, CLEAN], config.invariance),
-        )
-        for each in candidates
-    )
+    size = min(config.batch_size, _TIMED_BATCH)
+    timings = measure_throughput(engines, inputs.clean.images, batch_size=size) if config.throughput else {}
+    records = []
+    for each in candidates:
+        tried = None
+        if config.invariance:
+            rows = narrowest(logits[each.name, CLEAN], config.invariance)
+            tried = batch_invariance(each.engine, inputs.clean.images, rows=rows)
+        records.append(_engine_record(each, timing=timings.get(each.name), invariance=tried))
     about = _describe(
         inputs.clean,
         reference=reference,
-        engines=records,
+        engines=tuple(records),
         sets=sets,
         costs=costs,
         shard=config.shard,
         left_out=tuple(left_out),
     )
-    predicted = _predictions(logits, inputs)
+    predicted = Predictions(
+        labels=inputs.clean.labels,
+        cells={cell: predictions(values) for cell, values in logits.items()},
+        source=inputs.source_predictions(),
+    )
     results = complete(about, logits, predicted, gates)
     samples = sample_arrays(results, predicted, inputs, shown=config.gallery)
     return Measured(results, logits, samples, timings)
 
 
 def save_measured(measured: Measured, out: Run) -> None:
-    """Write an evaluation beside the logits that `measure` has saved."""
+    """Write an evaluation next to the logits that `measure` has saved."""
     write_json(out.path / "throughput.json", {name: vars(timing) for name, timing in measured.timings.items()})
     write_npz(out.path / "samples.npz", measured.samples)
     write_text(out.path / "results.json", measured.results.text())
@@ -220,23 +233,11 @@ def check_limits(config: EvalConfig, names: Sequence[str]) -> tuple[tuple[Gate, 
         raise ConfigError(
             "no engine to evaluate: give graphs, checkpoints or run folders with --engine [NAME=][BACKEND:]PATH"
         )
-    return gates, _reference(config.reference, names)
-
-
-def _reference(asked: str | None, names: Sequence[str]) -> str:
-    if asked is not None and asked not in names:
-        raise ConfigError(f"unknown reference engine {asked!r}{nearest(asked, names)}; known: {', '.join(names)}")
-    return asked or names[0]
-
-
-def _costs(config: EvalConfig, classes: Sequence[str]) -> CostsRecord | None:
-    """Return what mistakes cost; limits on it are refused where nothing says so."""
-    costs = choose_costs(
-        file=config.costs, protect=config.protect or (), cost=config.cost, side=config.side, classes=classes
-    )
-    if config.max_cost and costs is None:
-        raise ConfigError(f"--max-cost {config.max_cost[0]!r} needs costs: give --costs FILE or --protect CLASS")
-    return costs
+    if config.reference is not None and config.reference not in names:
+        raise ConfigError(
+            f"unknown reference engine {config.reference!r}{nearest(config.reference, names)}; known: {', '.join(names)}"
+        )
+    return gates, config.reference or names[0]
 
 
 def _check_fit(name: str, engine: Engine, clean: LabelledImages) -> None:
@@ -281,24 +282,11 @@ def _run_all(
     return found
 
 
-def _timings(engines: Mapping[str, Engine], clean: LabelledImages, config: EvalConfig) -> dict[str, Timing]:
-    size = min(config.batch_size, _TIMED_BATCH)
-    return measure_throughput(engines, clean.images, batch_size=size) if config.throughput else {}
-
-
-def _invariance(engine: Engine, clean: LabelledImages, logits: Logits, count: int) -> InvarianceRecord | None:
-    return batch_invariance(engine, clean.images, rows=narrowest(logits, count)) if count else None
-
-
-def _kernels(engine: Engine) -> KernelsRecord | None:
-    if engine.info.precision != "int8" or not isinstance(engine, ShowsKernels):
-        return None
-    kernels = engine.kernels()
-    return KernelsRecord(integer=sum(kernel.integer for kernel in kernels), total=len(kernels))
-
-
 def _engine_record(candidate: Candidate, *, timing: Timing | None, invariance: InvarianceRecord | None) -> EngineRecord:
-    info = candidate.engine.info
+    info, kernels = candidate.engine.info, None
+    if info.precision == "int8" and isinstance(candidate.engine, ShowsKernels):
+        ran = candidate.engine.kernels()
+        kernels = KernelsRecord(integer=sum(kernel.integer for kernel in ran), total=len(ran))
     return EngineRecord(
         name=candidate.name,
         backend=info.backend,
@@ -313,15 +301,8 @@ def _engine_record(candidate: Candidate, *, timing: Timing | None, invariance: I
         options=dict(info.options),
         throughput=timing.record() if timing else None,
         invariance=invariance,
-        kernels=_kernels(candidate.engine),
-    )
-
-
-def _predictions(logits: AllLogits, inputs: EvalInputs) -> Predictions:
-    return Predictions(
-        labels=inputs.clean.labels,
-        cells={cell: predictions(values) for cell, values in logits.items()},
-        source=inputs.source_predictions(),
+        kernels=kernels,
+        made_from=info.made_from,
     )
 
 

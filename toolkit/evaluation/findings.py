@@ -1,4 +1,4 @@
-"""What an attack found beyond images, in sentences: success against queries, and what only one of two builds gets wrong."""
+"""Findings of an attack beyond images, in sentences: success against queries, and what only one of two builds gets wrong."""
 
 from __future__ import annotations
 

@@ -2,14 +2,14 @@
 
 ENGINE is a name or a precision; without it every engine is meant. SET, in brackets, is the name of an adversarial set or
 its attack; without it the worst over all adversarial sets but the noise control counts. CLASS is a name or a number.
-Gates are read before anything runs: a misspelt one costs no hour of measuring.
+Gates are read before anything runs: a misspelt one costs no hour of measuring. One that cannot fail is a warning.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -17,7 +17,7 @@ from edgeproof.config import parse_number
 from edgeproof.errors import ConfigError, nearest
 from edgeproof.evaluation.costs import class_index
 from edgeproof.evaluation.metrics import Rate
-from edgeproof.evaluation.results import CellRecord, GateRecord, LeftOutRecord, SetRecord
+from edgeproof.evaluation.results import KNEW, CellRecord, EngineRecord, GateRecord, LeftOutRecord, SetRecord
 
 Kind = Literal["fail-under", "max-drop", "max-cost"]
 
@@ -59,7 +59,7 @@ class Gate:
 
     @property
     def relative(self) -> bool:
-        """Whether it compares with the reference."""
+        """Whether it is measured against the reference engine."""
         return self.kind == "max-drop" or self.metric.endswith("agreement")
 
 
@@ -106,7 +106,7 @@ def bind_gates(
             engines=_engines(gate, engines, reference, missing),
             left_out=missing,
             sets=_sets(gate, sets),
-            class_index=_class_index(gate, classes),
+            class_index=None if gate.label is None else class_index(gate.label, classes, context=f"--{gate.text}: "),
         )
         for gate in gates
         for missing in [tuple(each.name for each in left_out if _may_mean(gate, each, {*engines, *names}))]
@@ -114,11 +114,22 @@ def bind_gates(
 
 
 def judge(gates: Sequence[Gate], cells: Sequence[CellRecord], *, reference: str) -> tuple[GateRecord, ...]:
-    """Measure bound gates, one record for each engine that a gate applies to."""
+    """Measure bound gates, one record for each engine that a gate applies to.
+
+    Of several sets the one counts on which the engine is worst: the lowest value, or the largest drop or cost.
+    """
     found = {(cell.engine, cell.set): cell for cell in cells}
     records = []
     for gate in gates:
-        records += [_judge(gate, engine, found, reference) for engine in gate.engines]
+        for engine in gate.engines:
+            values = {set_: _measure(gate, found[engine, set_], found[reference, set_]) for set_ in gate.sets}
+            undefined = [set_ for set_, value in values.items() if value is None]
+            known = [(value, set_) for set_, value in values.items() if value is not None]
+            if undefined:
+                records.append(_record(gate, found[engine, undefined[0]], None))
+            else:
+                measured, set_ = min(known) if gate.kind == "fail-under" else max(known)
+                records.append(_record(gate, found[engine, set_], measured))
         records += [
             GateRecord(
                 text=gate.text,
@@ -134,6 +145,39 @@ def judge(gates: Sequence[Gate], cells: Sequence[CellRecord], *, reference: str)
             for name in gate.left_out
         ]
     return tuple(records)
+
+
+def idle_gates(
+    gates: Sequence[Gate], cells: Sequence[CellRecord], *, engines: Sequence[EngineRecord], reference: str
+) -> Iterator[str]:
+    """Warn of bound gates that hold whatever is measured: nothing that they say was checked."""
+    found = {(cell.engine, cell.set): cell for cell in cells}
+    files = {engine.name: engine for engine in engines}
+    for gate in gates:
+        limit = f"the limit {gate.text!r} cannot fail"
+        if (gate.kind, gate.limit) in (("fail-under", 0.0), ("max-drop", 1.0)):
+            yield f"{limit}: every value holds; choose a value between 0 and 1"
+            continue
+        if not gate.relative:
+            continue
+        for engine in gate.engines:
+            if _runs_alike(files[engine], files[reference]):
+                yield f"{limit} for {engine}: it is the same file as the reference {reference}, run alike; name another engine"
+        if gate.kind == "max-drop":
+            rates = [(set_, _rate(gate, found[reference, set_])) for set_ in gate.sets]
+            lost = [set_ for set_, rate in rates if rate and rate.value == 0]
+            if lost:
+                yield (
+                    f"{limit} on {', '.join(map(repr, lost))}: the reference {reference} has 0 % there, so nothing can be lost; "
+                    "use a smaller budget, or --fail-under"
+                )
+
+
+def _runs_alike(one: EngineRecord, other: EngineRecord) -> bool:
+    first, second = (
+        (each.sha256, each.backend, each.precision, each.device, each.provider, each.options) for each in (one, other)
+    )
+    return bool(one.sha256) and first == second
 
 
 def _may_mean(gate: Gate, engine: LeftOutRecord, names: Collection[str]) -> bool:
@@ -157,21 +201,17 @@ def _parse(text: str, kind: Kind) -> Gate:
     if kind == "max-drop" and metric.endswith("agreement"):
         raise ConfigError(f"--max-drop {text!r}: agreement is already relative to the reference; use --fail-under")
     if part["label"] and metric not in ("clean_accuracy", "robust_accuracy", *COSTS):
-        raise ConfigError(f"--{kind} {text!r}: {metric} has no value a class; use clean_accuracy or robust_accuracy")
+        raise ConfigError(f"--{kind} {text!r}: {metric} has no value per class; use clean_accuracy or robust_accuracy")
     if part["set"] and "robust" not in metric:
         raise ConfigError(f"--{kind} {text!r}: {metric} is measured on the clean images; leave out [{part['set']}]")
-    limit = _limit(text, kind, parse_number(part["limit"]))
-    return Gate(f"{kind} {text.strip()}", kind, metric, limit, part["engine"], part["set"], part["label"])
-
-
-def _limit(text: str, kind: Kind, limit: float) -> float:
+    limit = parse_number(part["limit"])
     if kind == "max-cost":
         if not 0 <= limit < math.inf:
             raise ConfigError(f"--{kind} {text!r}: {limit:g} is no cost; expected a number from 0 on")
     elif not 0 <= limit <= 1:
         hint = f"; did you mean {limit / 100:g}?" if 1 < limit <= 100 else ""
         raise ConfigError(f"--{kind} {text!r}: {limit:g} is no fraction; expected a value from 0 to 1{hint}")
-    return limit
+    return Gate(f"{kind} {text.strip()}", kind, metric, limit, part["engine"], part["set"], part["label"])
 
 
 def _engines(gate: Gate, engines: Mapping[str, str], reference: str, missing: Sequence[str]) -> tuple[str, ...]:
@@ -207,38 +247,16 @@ def _sets(gate: Gate, sets: Sequence[SetRecord]) -> tuple[str, ...]:
     return tuple(chosen)
 
 
-def _class_index(gate: Gate, classes: Sequence[str]) -> int | None:
-    return None if gate.label is None else class_index(gate.label, classes, context=f"--{gate.text}: ")
-
-
-def _judge(gate: Gate, engine: str, found: Mapping[tuple[str, str], CellRecord], reference: str) -> GateRecord:
-    """Measure on the set where it is worst: the lowest value, or the largest drop or cost."""
-    values = {set_: _measure(gate, engine, set_, found, reference) for set_ in gate.sets}
-    undefined = [set_ for set_, value in values.items() if value is None]
-    known = [(value, set_) for set_, value in values.items() if value is not None]
-    if undefined:
-        measured, set_ = None, undefined[0]
-    else:
-        measured, set_ = min(known) if gate.kind == "fail-under" else max(known)
-    return _record(gate, engine, set_, measured, _rate(gate, found[engine, set_]))
-
-
-def _measure(
-    gate: Gate, engine: str, set_: str, found: Mapping[tuple[str, str], CellRecord], reference: str
-) -> float | None:
+def _measure(gate: Gate, cell: CellRecord, reference: CellRecord) -> float | None:
     if gate.kind == "max-cost":
-        return _cost(gate, found[engine, set_])
-    mine, theirs = _rate(gate, found[engine, set_]), _rate(gate, found[reference, set_])
+        if cell.cost is None:
+            return None
+        return cell.cost.mean if gate.class_index is None else cell.cost.per_class[gate.class_index]
+    mine, theirs = _rate(gate, cell), _rate(gate, reference)
     value = mine.value if mine else None
     if gate.kind == "fail-under" or value is None:
         return value
     return theirs.value - value if theirs and theirs.value is not None else None
-
-
-def _cost(gate: Gate, cell: CellRecord) -> float | None:
-    if cell.cost is None:
-        return None
-    return cell.cost.mean if gate.class_index is None else cell.cost.per_class[gate.class_index]
 
 
 def _rate(gate: Gate, cell: CellRecord) -> Rate | None:
@@ -249,7 +267,8 @@ def _rate(gate: Gate, cell: CellRecord) -> Rate | None:
     return cell.accuracy if gate.class_index is None else cell.rate(gate.class_index)
 
 
-def _record(gate: Gate, engine: str, set_: str, measured: float | None, rate: Rate | None) -> GateRecord:
+def _record(gate: Gate, cell: CellRecord, measured: float | None) -> GateRecord:
+    rate = _rate(gate, cell)
     count = rate.total if rate else 0
     if measured is None:
         passed, said = False, "cannot be measured: there are no such images"
@@ -263,14 +282,16 @@ def _record(gate: Gate, engine: str, set_: str, measured: float | None, rate: Ra
         passed = measured >= gate.limit - _ROUNDING
         interval = f" [{rate.low:.4f}, {rate.high:.4f}]" if rate and rate.low is not None else ""
         said = f"is {measured:.4f}{interval}, limit {gate.limit:g}, n = {count}"
+    knew = f" ({KNEW[cell.threat]})" if cell.threat else ""
     return GateRecord(
         text=gate.text,
         metric=gate.metric,
-        engine=engine,
-        set=set_,
+        engine=cell.engine,
+        set=cell.set,
         measured=measured,
         limit=gate.limit,
         count=count,
         passed=passed,
-        message=f"{gate.metric}{f' of {gate.label}' if gate.label else ''} of {engine} on {set_!r} {said}",
+        message=f"{gate.metric}{f' of {gate.label}' if gate.label else ''} of {cell.engine} on {cell.set!r}{knew} {said}",
+        threat=cell.threat,
     )

@@ -1,4 +1,4 @@
-"""What an evaluation measures on: adversarial sets that share one set of clean images."""
+"""The inputs of an evaluation: adversarial sets that share one set of clean images."""
 
 from __future__ import annotations
 
@@ -34,12 +34,33 @@ class EvalInputs:
 
     def records(self) -> tuple[SetRecord, ...]:
         """Describe the clean set and the adversarial ones."""
-        return (_clean_record(self.clean), *(_set_record(set_) for set_ in self.sets))
+        clean = SetRecord(
+            name=CLEAN,
+            kind="clean",
+            attack=None,
+            norm=None,
+            eps=None,
+            pixels="uint8" if to_storage(self.clean.images).dtype == np.uint8 else "float",
+            params={},
+            indicators={},
+            count=len(self.clean),
+            sha256=hash_images(self.clean.images),
+        )
+        return clean, *(
+            SetRecord(**set_.fields(), kind="adversarial", count=len(set_.images), sha256=hash_images(set_.images))
+            for set_ in self.sets
+        )
 
     def take(self, rows: Array) -> EvalInputs:
         """Return these rows of the clean set and of every adversarial one."""
-        clean = self.clean.take(rows)
-        return EvalInputs(clean, tuple(_take(set_, clean, rows) for set_ in self.sets))
+        clean, sets = self.clean.take(rows), []
+        for set_ in self.sets:
+            logits = [None if each is None else each[rows] for each in (set_.source_logits, set_.source_clean_logits)]
+            part = replace(
+                set_, images=set_.images[rows], clean=clean, source_logits=logits[0], source_clean_logits=logits[1]
+            )
+            sets.append(part)
+        return EvalInputs(clean, tuple(sets))
 
     def source_predictions(self) -> dict[str, tuple[Labels, Labels]]:
         """Return the source model's predictions on clean and attacked images, for the sets that carry its logits."""
@@ -68,7 +89,12 @@ def load_inputs(runs: Sequence[str], *, data: str | None) -> EvalInputs:
         )
     if not runs:
         return EvalInputs(load_dataset(data or "").test, ())
-    return join_sets(dict(zip(runs, _open_sets(runs, data=data), strict=True)))
+    own = {path: load_adversarial_set(Run.open(path, kind="attack")) for path in runs if not Path(path).is_file()}
+    clean = next((set_.clean for set_ in own.values()), None)
+    if clean is None and data is not None:
+        clean = load_dataset(data).test
+
+    return join_sets({path: own[path] if path in own else load_foreign_set(Path(path), clean=clean) for path in runs})
 
 
 def join_sets(opened: Mapping[str, AdversarialSet]) -> EvalInputs:
@@ -86,27 +112,16 @@ def join_sets(opened: Mapping[str, AdversarialSet]) -> EvalInputs:
                 f"{set_.clean.name}/{set_.clean.split} and {clean.name}/{clean.split}; their SHA-256 differ); "
                 f"attack the same split with the same limit, or evaluate them apart"
             )
-    names = distinct_names(_told_apart(found), taken=(CLEAN,))
+    sources: dict[str, set[str]] = {}
+    for set_ in found:
+        sources.setdefault(set_.name, set()).add(set_.source)
+    # Where one attack was made on several sources, the source distinguishes its sets.
+    apart = [
+        f"{set_.name} on {set_.source}" if set_.source and len(sources[set_.name]) > 1 else set_.name for set_ in found
+    ]
+    names = distinct_names(apart, taken=(CLEAN,))
     sets = tuple(replace(set_, name=name, clean=clean) for set_, name in zip(found, names, strict=True))
     return EvalInputs(clean, sets)
-
-
-def _told_apart(sets: Sequence[AdversarialSet]) -> list[str]:
-    """Return the sets' names; where one attack was made on several sources, with the source."""
-    sources: dict[str, set[str]] = {}
-    for set_ in sets:
-        sources.setdefault(set_.name, set()).add(set_.source)
-    return [
-        f"{set_.name} on {set_.source}" if set_.source and len(sources[set_.name]) > 1 else set_.name for set_ in sets
-    ]
-
-
-def _open_sets(paths: Sequence[str], *, data: str | None) -> list[AdversarialSet]:
-    own = {path: load_adversarial_set(Run.open(path, kind="attack")) for path in paths if not Path(path).is_file()}
-    clean = next((set_.clean for set_ in own.values()), None)
-    if clean is None and data is not None:
-        clean = load_dataset(data).test
-    return [own[path] if path in own else load_foreign_set(Path(path), clean=clean) for path in paths]
 
 
 def hash_images(images: Images) -> str:
@@ -128,49 +143,3 @@ def hash_each(images: Images) -> Array:
     """Return (N,) uint64: the first 8 bytes, little-endian, of the SHA-256 of each image's float32 bytes."""
     digests = b"".join(hashlib.sha256(np.ascontiguousarray(image).data).digest()[:8] for image in images)
     return np.frombuffer(digests, "<u8").astype(np.uint64)
-
-
-def _take(set_: AdversarialSet, clean: LabelledImages, rows: Array) -> AdversarialSet:
-    attacked, unattacked = (
-        None if logits is None else logits[rows] for logits in (set_.source_logits, set_.source_clean_logits)
-    )
-    return replace(set_, images=set_.images[rows], clean=clean, source_logits=attacked, source_clean_logits=unattacked)
-
-
-def _clean_record(clean: LabelledImages) -> SetRecord:
-    return SetRecord(
-        name=CLEAN,
-        kind="clean",
-        attack=None,
-        norm=None,
-        eps=None,
-        pixels=_pixels(clean.images),
-        params={},
-        source="",
-        count=len(clean),
-        sha256=hash_images(clean.images),
-        indicators={},
-    )
-
-
-def _set_record(set_: AdversarialSet) -> SetRecord:
-    return SetRecord(
-        name=set_.name,
-        kind="adversarial",
-        attack=set_.attack,
-        norm=set_.norm,
-        eps=set_.eps,
-        pixels=set_.pixels,
-        params=dict(set_.params),
-        source=set_.source,
-        count=len(set_.images),
-        sha256=hash_images(set_.images),
-        indicators=dict(set_.indicators),
-        access=set_.access,
-        source_sha256=set_.source_sha256,
-        findings=dict(set_.findings),
-    )
-
-
-def _pixels(images: Images) -> str:
-    return "uint8" if to_storage(images).dtype == np.uint8 else "float"

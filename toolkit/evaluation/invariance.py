@@ -1,4 +1,4 @@
-"""Batch invariance: an image shall get the same class in every slot of every batch size.
+"""Batch invariance: an image must get the same class in every slot of every batch size.
 
 Engines have broken this: kernels are chosen by shape, and rows of one batch have influenced each other (TensorRT issues 4813
 and 3744, ONNX Runtime issue 10636).
@@ -36,7 +36,9 @@ def batch_invariance(
     classes, flips = predictions(alone), np.zeros(len(images), bool)
     worst = 0.0
     for size in sizes:
-        for start in _starts(size):
+        # The first image is spread over the slots of a batch, the first and the last included.
+        slots = np.linspace(0, size - 1, min(size, _MOST_SLOTS)).round()
+        for start in sorted({int(slot) for slot in slots}):
             found = _in_batches(engine, images, size=size, start=start)
             worst = max(worst, float(np.abs(found - alone).max(initial=0.0)))
             flips |= predictions(found) != classes
@@ -54,11 +56,6 @@ def narrowest(logits: Logits, count: int) -> Labels:
     two = np.sort(logits, axis=1)[:, -2:]
     rows: Labels = np.argsort(two[:, 1] - two[:, 0], kind="stable")[:count].astype(np.int64)
     return rows
-
-
-def _starts(size: int) -> list[int]:
-    """Spread the first image over the slots of a batch, the first and the last included."""
-    return sorted({int(slot) for slot in np.linspace(0, size - 1, min(size, _MOST_SLOTS)).round()})
 
 
 def _in_batches(engine: Engine, images: Images, *, size: int, start: int) -> Logits:

@@ -1,4 +1,4 @@
-"""How many images a second an engine classifies, in a way that compares engines fairly.
+"""Throughput in images per second, measured in a way that compares engines fairly.
 
 The engines take turns, so that what else the machine does falls on all of them alike; every sample is kept.
 """
@@ -26,7 +26,7 @@ class Timing:
     seconds: tuple[float, ...]
 
     def record(self) -> ThroughputRecord:
-        """Return the median and the 5th and 95th percentile of images a second."""
+        """Return the median and the 5th and 95th percentile of images per second."""
         rates = self.batch_size / np.asarray(self.seconds)
         low, middle, high = np.percentile(rates, [5, 50, 95])
         return ThroughputRecord(
@@ -47,7 +47,7 @@ def measure_throughput(
     Args:
         engines: Name to engine.
         images: (N, C, H, W) in [0, 1]; the batch is the first of them.
-        batch_size: Images a call; fewer where there are fewer images or the engine takes fewer.
+        batch_size: Images per call; fewer where there are fewer images or the engine takes fewer.
         seconds: About how long each engine is timed; between 5 and 30 repeats.
         clock: Seconds from any origin.
     """

@@ -1,4 +1,4 @@
-"""Saved logits: one file a cell, written atomically, and used again where engine, images and settings are the same."""
+"""Saved logits: one file per cell, written atomically, and used again where engine, images and settings are the same."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def logits_name(engine: str, set_: str) -> str:
 def logits_key(info: EngineInfo, *, images: str, batch_size: int) -> str:
     """Return a hash of everything that the logits depend on: the file, what is active, the images, the batches."""
     parts = {**asdict(info), "versions": dict(info.versions), "options": dict(info.options)}
+    del parts["made_from"]  # a record of where the file comes from, which changes no logits
     return hashlib.sha256(json.dumps([parts, images, batch_size], sort_keys=True, default=str).encode()).hexdigest()
 
 

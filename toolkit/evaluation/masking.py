@@ -1,26 +1,29 @@
-"""Masked gradients: signs that an attack found little because it was misled, and not because the model is robust.
+"""Masked gradients: indicators that an attack found little because it was misled, and not because the model is robust.
 
 Only files are read. What needs gradients was measured by the attack stage (`edgeproof.attacks.probes`) and came with the set; what needs
-several sets is taken from the gaps and cells of this evaluation. docs/masking.md has a section for each indicator.
+several sets is computed from the predictions of this evaluation. docs/masking.md has a section for each indicator.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal
 
 from edgeproof.config import format_eps
-from edgeproof.evaluation.results import CellRecord, GapRecord, IndicatorRecord, SetRecord
+from edgeproof.evaluation.gap import gaps_to_white_box
+from edgeproof.evaluation.results import CellRecord, EngineRecord, IndicatorRecord, SetRecord
+from edgeproof.evaluation.scoring import Predictions
 
 _LEVEL = 0.01  # of McNemar's test between two sets: many are made
 _GREY = 0.5  # L-infinity budget that turns every image into the same grey
+_ENSEMBLE_STEPS = 100  # of an ensemble whose members take their own default
 _CLEAR = 0.1  # above chance, as a fraction: more than the images of a probe can show by luck
 
 
 @dataclass(frozen=True)
 class Indicator:
-    """One sign of masking.
+    """One indicator of gradient masking.
 
     Attributes:
         name: As in docs/masking.md.
@@ -73,25 +76,61 @@ def indicators(*, chance: float) -> tuple[Indicator, ...]:
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class _Found:
+    """A value of an indicator, where it was measured, and whether it is reported."""
+
+    value: float
+    where: str
+    reported: bool
+
+
 def masking(
-    cells: Sequence[CellRecord], *, sets: Sequence[SetRecord], gaps: Sequence[GapRecord], classes: int
+    predicted: Predictions,
+    cells: Sequence[CellRecord],
+    *,
+    engines: Sequence[EngineRecord],
+    sets: Sequence[SetRecord],
+    classes: int,
 ) -> tuple[IndicatorRecord, ...]:
     """Return every indicator with the worst value that was measured, over all attacks of an evaluation.
 
     Args:
-        cells: Every engine on every set.
+        predicted: The predictions that the cells were made from.
+        cells: Every engine on every set, with what each attack knew.
+        engines: The engines.
         sets: The clean set and the adversarial ones.
-        gaps: What knowing more of an engine gained.
         classes: Number of classes.
     """
     attacks = [set_ for set_ in sets if set_.kind == "adversarial" and set_.attack != "noise"]
-    compared = {
-        "eps-sweep": list(_at_grey(cells, attacks, classes)),
-        "transfer-stronger": list(_weaker_than("transferred", gaps)),
-        "query-stronger": list(_weaker_than("query", gaps)),
-    }
-    known = indicators(chance=1 / classes) if attacks else ()
-    return tuple(_judge(each, attacks, compared.get(each.name, [])) for each in known)
+    if not attacks:
+        return ()
+    compared = list(_against_white_box(predicted, engines, sets))
+    records = []
+    for each in indicators(chance=1 / classes):
+        found = [measured for name, measured in compared if name == each.name]
+        if each.name == "eps-sweep":
+            found += _at_grey(cells, attacks, chance=1 / classes)
+        for attack in attacks:
+            # Another loss than the cross-entropy does not saturate with it.
+            ignored = each.name == "saturated-loss" and attack.params.get("loss") in ("margin", "dlr")
+            if each.key in attack.indicators and not ignored:
+                value = attack.indicators[each.key]
+                found.append(_Found(value, f"for {attack.name!r}", each.reports(value)))
+        sign = 1 if each.beyond == "above" else -1
+        worst = max(found, key=lambda measured: (measured.reported, sign * measured.value), default=None)
+        records.append(
+            IndicatorRecord(
+                name=each.name,
+                meaning=each.meaning,
+                measured=worst.value if worst else None,
+                limit=each.limit,
+                beyond=each.beyond,
+                where=worst.where if worst else "",
+                reported=bool(worst and worst.reported),
+            )
+        )
+    return tuple(records)
 
 
 def warnings(records: Sequence[IndicatorRecord]) -> Iterator[str]:
@@ -101,46 +140,34 @@ def warnings(records: Sequence[IndicatorRecord]) -> Iterator[str]:
             yield f"{record.meaning} ({record.measured:.1%} {record.where}; docs/masking.md#{record.name})"
 
 
-Found: TypeAlias = "tuple[float, str, bool]"  # a value, where it was measured, whether it is reported
+def _against_white_box(
+    predicted: Predictions, engines: Sequence[EngineRecord], sets: Sequence[SetRecord]
+) -> Iterator[tuple[str, _Found]]:
+    """Find where an attack that knew less did more than all white-box attacks of its budget together."""
+    for gap, less, white_box in gaps_to_white_box(predicted, engines=engines, sets=sets):
+        if gap.difference <= 0:
+            continue
+        name = "query-stronger" if gap.first_threat == "query" else "transfer-stronger"
+        steps, own = _steps(less), max(map(_steps, white_box))
+        # An attack of fewer steps may lose to one of more without any masking, and a single step to queries.
+        weaker = own < steps if name == "transfer-stronger" else own < 2
+        where = f"of the images: {gap.first!r} against {gap.second!r} on {gap.engine}"
+        if weaker:
+            than = f", {less.attack} {steps}" if name == "transfer-stronger" else ""
+            where += f"; not reported, since the white-box attack has {own} step{'s' if own > 1 else ''}{than}"
+        yield name, _Found(gap.difference, where, gap.p_value < _LEVEL and not weaker)
 
 
-def _judge(indicator: Indicator, attacks: Sequence[SetRecord], compared: Sequence[Found]) -> IndicatorRecord:
-    found = [*compared]
-    for attack in attacks:
-        if indicator.key in attack.indicators and not _does_not_matter(indicator, attack):
-            value = attack.indicators[indicator.key]
-            found.append((value, f"for {attack.name!r}", indicator.reports(value)))
-    sign = 1 if indicator.beyond == "above" else -1
-    worst = max(found, key=lambda each: (each[2], sign * each[0]), default=None)
-    return IndicatorRecord(
-        name=indicator.name,
-        meaning=indicator.meaning,
-        measured=worst[0] if worst else None,
-        limit=indicator.limit,
-        beyond=indicator.beyond,
-        where=worst[1] if worst else "",
-        reported=bool(worst and worst[2]),
-    )
+def _steps(set_: SetRecord) -> int:
+    """Return how many gradient steps an attack takes per image, restarts included; 1 where it has no such number."""
+    steps, restarts = (set_.params.get(key, 1) for key in ("steps", "restarts"))
+    steps = _ENSEMBLE_STEPS if steps is None else steps
+    return steps * restarts if isinstance(steps, int) and isinstance(restarts, int) else 1
 
 
-def _does_not_matter(indicator: Indicator, attack: SetRecord) -> bool:
-    """Whether an attack follows another loss than the one that is saturated."""
-    return indicator.name == "saturated-loss" and attack.params.get("loss") in ("margin", "dlr")
-
-
-def _weaker_than(threat: str, gaps: Sequence[GapRecord]) -> Iterator[Found]:
-    for gap in gaps:
-        if gap.first_threat == threat and gap.second_threat == "white-box" and gap.difference > 0:
-            where = f"of the images: {gap.first!r} against {gap.second!r} on {gap.engine}"
-            yield gap.difference, where, gap.p_value < _LEVEL
-
-
-def _at_grey(cells: Sequence[CellRecord], attacks: Sequence[SetRecord], classes: int) -> Iterator[Found]:
-    large: Mapping[str, SetRecord] = {
-        set_.name: set_ for set_ in attacks if set_.norm == "linf" and (set_.eps or 0) >= _GREY
-    }
+def _at_grey(cells: Sequence[CellRecord], attacks: Sequence[SetRecord], *, chance: float) -> Iterator[_Found]:
+    large = {set_.name: set_.eps or 0.0 for set_ in attacks if set_.norm == "linf" and (set_.eps or 0) >= _GREY}
     for cell in cells:
         if cell.set in large and cell.threat == "white-box" and cell.accuracy.value is not None:
-            chance, low = 1 / classes, cell.accuracy.low or 0.0
-            where = f"right on {cell.engine} at eps = {format_eps(large[cell.set].eps or 0)} ({cell.set!r})"
-            yield cell.accuracy.value, where, low > chance
+            where = f"right on {cell.engine} at eps = {format_eps(large[cell.set])} ({cell.set!r})"
+            yield _Found(cell.accuracy.value, where, (cell.accuracy.low or 0.0) > chance)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,13 @@ from edgeproof.data.base import LabelledImages, load_adversarial_set, save_adver
 from edgeproof.data.shard import Shard, check_complete, interleave
 from edgeproof.errors import DataError
 from edgeproof.evaluation.logits import logits_name, save_logits
-from edgeproof.evaluation.results import EngineRecord, Results, read_results
+from edgeproof.evaluation.results import Results, read_results
 from edgeproof.evaluation.summary import gates_of, recompute_from
 from edgeproof.runs import Run, write_text
 from edgeproof.types import Array
 
 KINDS = ("attack", "eval")
-#: What an attack notes as a mean over its images; other signs are of one process and cannot be joined.
+#: What an attack notes as a mean over its images; other indicators are of one process and cannot be joined.
 _MEANS = ("zero_gradients", "non_finite_gradients", "saturated_loss", "budget_used")
 
 
@@ -61,7 +61,7 @@ def merge(runs: Sequence[Run], shards: Sequence[Shard], out: Run) -> None:
 
 
 def _difference(one: Run, other: Run) -> str:
-    """Name what two shards differ in besides their numbers; empty when nothing."""
+    """Name what two shards differ in apart from their numbers; empty when nothing."""
     if one.kind != other.kind:
         return f"their stage ({one.kind}, {other.kind})"
     mine, theirs = ({key: value for key, value in run.config.items() if key != "shard"} for run in (one, other))
@@ -144,7 +144,8 @@ def _about(results: Sequence[Results]) -> Results:
 
 
 def _check_same_engines(first_run: Run, first: Results, run: Run, found: Results) -> None:
-    one, other = ([_identity(engine) for engine in each.engines] for each in (first, found))
+    elsewhere = {"path", "throughput", "invariance"}  # may differ from shard to shard
+    one, other = ([engine.model_dump(exclude=elsewhere) for engine in each.engines] for each in (first, found))
     if one != other:
         where = next(a["name"] for a, b in zip(one, other, strict=False) if a != b) if one and other else "the engines"
         raise DataError(
@@ -153,10 +154,6 @@ def _check_same_engines(first_run: Run, first: Results, run: Run, found: Results
         )
     if [set_.sha256 for set_ in first.sets] != [set_.sha256 for set_ in found.sets]:
         raise DataError(f"{run.path} was evaluated on other images than {first_run.path}: the SHA-256 of a set differs")
-
-
-def _identity(engine: EngineRecord) -> Mapping[str, Any]:
-    return engine.model_dump(exclude={"path", "throughput", "invariance"})
 
 
 def _check_distinct(index: Array) -> None:

@@ -85,12 +85,12 @@ def predictions(logits: Logits) -> Labels:
 
 
 def accuracy(predicted: Labels, labels: Labels) -> Rate:
-    """Return how many of all images are classified rightly: clean or robust accuracy, as the images are."""
+    """Return how many of all images are classified correctly: clean or robust accuracy, as the images are."""
     return Rate.of(predicted == labels)
 
 
 def attack_success(clean: Labels, attacked: Labels, labels: Labels) -> Rate:
-    """Return how many of the images that an engine classifies rightly when clean it gets wrong when attacked."""
+    """Return how many of the images that an engine classifies correctly when clean it gets wrong when attacked."""
     right = clean == labels
     return Rate.of((attacked != labels)[right])
 
@@ -101,7 +101,7 @@ def transfer_rate(
     """Return how many successes on the source model are successes on the engine.
 
     Over the images on which the attack succeeded on the source (right when clean, wrong when attacked) and that the
-    engine classifies rightly when clean: those that the engine now gets wrong.
+    engine classifies correctly when clean: those that the engine now gets wrong.
     """
     fooled = (source_clean == labels) & (source_attacked != labels) & (clean == labels)
     return Rate.of((attacked != labels)[fooled])
@@ -110,7 +110,7 @@ def transfer_rate(
 def transfer_ratio(
     source_clean: Labels, source_attacked: Labels, clean: Labels, attacked: Labels, labels: Labels
 ) -> float | None:
-    """Return success on the engine over success on the source, both on the images that both classify rightly when clean.
+    """Return success on the engine over success on the source, both on the images that both classify correctly when clean.
 
     None where the attack never succeeded on the source there.
     """
@@ -206,7 +206,7 @@ def confusion(predicted: Labels, labels: Labels, *, num_classes: int) -> Array:
 def image_costs(predicted: Labels, labels: Labels, costs: Array) -> Array:
     """Return what each image costs, (N,) float64, by `costs` (K, K): rows are true classes, columns predictions.
 
-    An image without a prediction costs what the dearest mistake of its class does.
+    An image without a prediction costs what the most costly mistake of its class does.
     """
     paid: Array = np.where(predicted >= 0, costs[labels, predicted], costs.max(axis=1)[labels])
     return paid

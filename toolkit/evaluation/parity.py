@@ -1,4 +1,4 @@
-"""How far one form of a model is from another on the same labelled images: pure functions of logits."""
+"""The distance of one form of a model from another on the same labelled images: pure functions of logits."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from edgeproof.types import Array, Labels, Logits
 
 @dataclass(frozen=True)
 class Parity:
-    """A candidate's logits beside a reference's.
+    """A candidate's logits next to a reference's.
 
     Attributes:
         max_abs_diff: Largest |logit difference|; NaN when a logit is.
         sqnr_db: Signal to quantisation noise, 10 log10(sum of reference^2 / sum of difference^2); infinite when equal.
         agreement: Images that both give the same class.
-        reference_accuracy: Images that the reference classifies rightly.
-        accuracy: Images that the candidate classifies rightly.
+        reference_accuracy: Images that the reference classifies correctly.
+        accuracy: Images that the candidate classifies correctly.
         near_ties: Images whose two largest reference logits are at most 2 * max_abs_diff apart. Only on these can the
             class change: a difference of at most d in each logit closes a margin by at most 2 d.
         flips: Positions of the images that do not get the same class, in increasing order.

@@ -1,10 +1,10 @@
 """`results.json`: its shape is these models, and the published JSON Schema is made from them.
 
-Beside it stands `samples.npz`, the same run image by image (N images, the same rows in every set, "clean" included):
+Next to it stands `samples.npz`, the same run image by image (N images, the same rows in every set, "clean" included):
     index (N,) int64                  position in the split of the data set
     labels (N,) int64                 true classes
     clean_hash (N,) uint64            first 8 bytes, little-endian, of the SHA-256 of the clean image's float32 bytes
-    pred/<engine>--<set> (N,) int64   predicted classes, one array a cell
+    pred/<engine>--<set> (N,) int64   predicted classes, one array per cell
     source/<set> (N,) int64           the source model's classes on that set, where the attack run recorded them
     source_clean/<set> (N,) int64     the same on the clean images
     gallery_index (G,) int64          rows of the arrays above that the report shows
@@ -25,6 +25,7 @@ import numpy as np
 from pydantic import BaseModel, Field, model_validator
 
 from edgeproof.config import Strict
+from edgeproof.data.records import SetFields
 from edgeproof.evaluation.metrics import McNemar, Rate
 from edgeproof.system.untrusted import read_record
 from edgeproof.types import Array
@@ -34,13 +35,23 @@ SCHEMA_VERSION = 2
 #: Pairs of classes that a cell lists; with up to 44 classes that is all of them.
 MOST_PAIRS = 2000
 
-#: What an attack knew of an engine: the gradients of its very file, answers of it, another model only, nothing (a control), or
-#: a set that does not say what it was made on.
-Threat: TypeAlias = Literal["white-box", "query", "transferred", "control", "unknown"]
+#: What an attack knew of an engine: the gradients of its very file, answers of it, the gradients of the checkpoint or graph that
+#: the file was made from, another network only, nothing (a control), or a set that does not say what it was made on.
+Threat: TypeAlias = Literal["white-box", "query", "checkpoint", "transferred", "control", "unknown"]
+
+#: The same in words, as reports and messages have it.
+KNEW: Mapping[Threat, str] = {
+    "white-box": "white-box",
+    "query": "query",
+    "checkpoint": "made on its checkpoint, not on this build",
+    "transferred": "transferred from another file",
+    "control": "control",
+    "unknown": "what the attack knew is not recorded",
+}
 
 
 class ThroughputRecord(Strict):
-    """Images a second at a batch size: median and the 5th and 95th percentile over repeats."""
+    """Images per second at a batch size: median and the 5th and 95th percentile over repeats."""
 
     batch_size: int
     repeats: int
@@ -86,6 +97,9 @@ class EngineRecord(Strict):
     throughput: ThroughputRecord | None
     invariance: InvarianceRecord | None = None
     kernels: KernelsRecord | None = Field(None, description="of INT8 engines that can say")
+    made_from: tuple[str, ...] = Field(
+        (), description="hash of each checkpoint and graph that the file was made from, as far as recorded"
+    )
 
 
 class LeftOutRecord(Strict):
@@ -102,25 +116,12 @@ class LeftOutRecord(Strict):
     status: int
 
 
-class SetRecord(Strict):
-    """The clean set or one adversarial set."""
+class SetRecord(SetFields):
+    """The clean set or one adversarial set; a clean one has no attack, norm and eps."""
 
-    name: str
     kind: Literal["clean", "adversarial"]
-    attack: str | None
-    norm: str | None
-    eps: float | None
-    pixels: str
-    params: dict[str, Any]
-    source: str
     count: int
     sha256: str
-    indicators: dict[str, float]
-    access: str = Field("", description="what the attack needed of its source: gradients, queries, data, none")
-    source_sha256: tuple[str, ...] = Field((), description="hash of each file that was attacked")
-    findings: dict[str, Any] = Field(
-        {}, description="counts: success against queries, what only one of two builds gets wrong"
-    )
 
 
 class ClassRecord(Strict):
@@ -137,14 +138,14 @@ class ClassRecord(Strict):
 
 
 class CostsRecord(Strict):
-    """What each mistake costs: rows are true classes, columns predictions. source: the file, or the protected class."""
+    """Costs of mistakes: rows are true classes, columns predictions. source: the file, or the protected class."""
 
     source: str
     matrix: tuple[tuple[float, ...], ...]
 
 
 class CostPairRecord(Strict):
-    """What one kind of mistake, class `true` taken for class `predicted`, adds up to over its images."""
+    """The total cost of one kind of mistake: class `true` taken for class `predicted`."""
 
     true: int
     predicted: int
@@ -170,7 +171,7 @@ class CostRecord(Strict):
 
 
 class DispersionRecord(Strict):
-    """How an engine's predictions on a set spread over the classes.
+    """The spread of an engine's predictions on a set over the classes.
 
     dominant: the class predicted most, the first of equals; top1, top3: images predicted as it, or as one of the three
     predicted most; entropy: of the predicted classes, over log K. class_error_min, _max, _std: of the error rates of the true
@@ -300,10 +301,11 @@ class GateRecord(Strict):
     count: int
     passed: bool
     message: str
+    threat: Threat | None = Field(None, description="what the attack of that set knew of the engine; null when clean")
 
 
 class Description(Strict):
-    """What is known of an evaluation before anything is computed from its logits."""
+    """Everything that is known of an evaluation before anything is computed from its logits."""
 
     schema_version: int = SCHEMA_VERSION
     tool: dict[str, str]

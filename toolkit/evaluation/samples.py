@@ -24,7 +24,7 @@ def sample_arrays(results: Results, predicted: Predictions, inputs: EvalInputs, 
 
 
 def _gallery_rows(results: Results, predicted: Predictions, shown: int) -> Array:
-    """Choose images that the reference engine loses to the strongest attack, one a class in turn; then any others."""
+    """Choose images that the reference engine loses to the strongest attack, one per class in turn; then any others."""
     attacks = [set_.name for set_ in results.sets if set_.kind == "adversarial" and set_.attack != "noise"]
     worst = strongest(results.cells, engine=results.reference, sets=attacks)
     right = predicted.cells[results.reference, CLEAN] == predicted.labels

@@ -1,6 +1,6 @@
 """Warnings: results that are probably not what they look like. Each is a sentence with the numbers that raise it.
 
-After Carlini et al., 2019 (arXiv:1902.06705) and the flags of AutoAttack. Only files are read. Signs of
+After Carlini et al., 2019 (arXiv:1902.06705) and the flags of AutoAttack. Only files are read. Indicators of
 masked gradients are in `edgeproof.evaluation.masking`.
 """
 

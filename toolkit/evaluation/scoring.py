@@ -10,7 +10,7 @@ import numpy as np
 
 from edgeproof.evaluation import metrics
 from edgeproof.evaluation.costs import cost_record
-from edgeproof.evaluation.metrics import McNemar, Rate
+from edgeproof.evaluation.metrics import Rate
 from edgeproof.evaluation.results import MOST_PAIRS, CellRecord, ClassRecord, DispersionRecord, PairRecord
 from edgeproof.types import Array, Labels
 
@@ -19,7 +19,7 @@ CLEAN = "clean"
 
 @dataclass(frozen=True)
 class Predictions:
-    """What every metric is computed from.
+    """The predictions that every metric is computed from.
 
     Attributes:
         labels: (N,) true classes.
@@ -72,8 +72,11 @@ def _cell(
     attacked = set_ != CLEAN
     overall, before = metrics.accuracy(mine, labels), metrics.accuracy(clean, labels)
     rates = metrics.per_class_accuracy(mine, labels, num_classes=len(classes))
-    transfer, ratio = _transfer(predicted, engine=engine, set_=set_)
-    agreement, mcnemar = _against_reference(predicted, engine=engine, set_=set_, reference=reference)
+    transfer = ratio = None
+    if set_ in predicted.source:
+        four = (*predicted.source[set_], clean, mine)
+        transfer, ratio = metrics.transfer_rate(*four, labels), metrics.transfer_ratio(*four, labels)
+    pair = None if engine == reference else _pair(predicted, first=reference, second=engine, set_=set_)
     pairs, unlisted = _confused(mine, labels, num_classes=len(classes))
     return CellRecord(
         engine=engine,
@@ -82,8 +85,8 @@ def _cell(
         success=metrics.attack_success(clean, mine, labels) if attacked else None,
         transfer=transfer,
         transfer_ratio=ratio,
-        agreement=agreement,
-        mcnemar=mcnemar,
+        agreement=pair.agreement if pair else None,
+        mcnemar=pair.mcnemar if pair else None,
         relative_difference=metrics.relative_difference(before, overall) if attacked else None,
         drop_points=metrics.drop_points(before, overall) if attacked else None,
         worst_class=metrics.worst_class(rates),
@@ -110,22 +113,6 @@ def _dispersion(predicted: Labels, rates: Sequence[Rate]) -> DispersionRecord:
         class_error_max=float(errors.max()) if len(errors) else None,
         class_error_std=float(errors.std()) if len(errors) else None,
     )
-
-
-def _transfer(predicted: Predictions, *, engine: str, set_: str) -> tuple[Rate | None, float | None]:
-    if set_ not in predicted.source:
-        return None, None
-    four = (*predicted.source[set_], predicted.cells[engine, CLEAN], predicted.cells[engine, set_])
-    return metrics.transfer_rate(*four, predicted.labels), metrics.transfer_ratio(*four, predicted.labels)
-
-
-def _against_reference(
-    predicted: Predictions, *, engine: str, set_: str, reference: str
-) -> tuple[Rate | None, McNemar | None]:
-    if engine == reference:
-        return None, None
-    pair = _pair(predicted, first=reference, second=engine, set_=set_)
-    return pair.agreement, pair.mcnemar
 
 
 def _pair(predicted: Predictions, *, first: str, second: str, set_: str) -> PairRecord:

@@ -1,4 +1,4 @@
-"""Whether two rates differ: on the same images or on different ones, once or in many places."""
+"""Tests of whether two rates differ: on the same images or on different ones, once or in many places."""
 
 from __future__ import annotations
 

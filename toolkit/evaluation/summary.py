@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from edgeproof.data.arrays import read_npy, read_npz
 from edgeproof.errors import DataError, RunError
 from edgeproof.evaluation import masking
 from edgeproof.evaluation.gap import measured_gaps, with_threats, worst_cases
-from edgeproof.evaluation.gates import Gate, bind_gates, judge, parse_gates
+from edgeproof.evaluation.gates import Gate, bind_gates, idle_gates, judge, parse_gates
 from edgeproof.evaluation.logits import logits_name
 from edgeproof.evaluation.metrics import predictions
 from edgeproof.evaluation.results import Description, Results, read_results
@@ -35,14 +34,16 @@ def complete(about: Description, logits: AllLogits, predicted: Predictions, gate
     warnings += [text for engine in about.engines for text in check_engine(engine)]
     warnings += check_results(cells, engines=engines, sets=about.sets, classes=about.classes)
     gaps = measured_gaps(predicted, engines=about.engines, sets=about.sets)
-    signs = masking.masking(cells, sets=about.sets, gaps=gaps, classes=len(about.classes))
-    warnings += masking.warnings(signs)
+    classes = len(about.classes)
+    indicators = masking.masking(predicted, cells, engines=about.engines, sets=about.sets, classes=classes)
+    warnings += masking.warnings(indicators)
+    warnings += idle_gates(gates, cells, engines=about.engines, reference=about.reference)
     found = {
         "cells": cells,
         "pairs": pair_up(predicted, engines=engines, sets=sets),
         "worst": worst_cases(predicted, engines=about.engines, sets=about.sets),
         "gaps": gaps,
-        "masking": signs,
+        "masking": indicators,
         "gates": judge(gates, cells, reference=about.reference),
         "warnings": tuple(f"{text.rstrip('.')}." for text in warnings),
     }
@@ -66,11 +67,15 @@ def read_logits(run: Run, about: Results) -> dict[tuple[str, str], Logits]:
     Raises:
         RunError: For a file that is missing or was changed.
     """
-    return {
-        (engine.name, set_.name): _load(run.file(logits_name(engine.name, set_.name)))
-        for engine in about.engines
-        for set_ in about.sets
-    }
+    found = {}
+    for engine in about.engines:
+        for set_ in about.sets:
+            path = run.file(logits_name(engine.name, set_.name))
+            try:
+                found[engine.name, set_.name] = read_npy(path)
+            except DataError as error:
+                raise RunError(f"{path} cannot be read as an array ({error}); evaluate again") from error
+    return found
 
 
 def recompute_from(
@@ -101,10 +106,3 @@ def gates_of(about: Results) -> tuple[Gate, ...]:
         classes=about.classes,
         left_out=about.left_out,
     )
-
-
-def _load(path: Path) -> Logits:
-    try:
-        return read_npy(path)
-    except DataError as error:
-        raise RunError(f"{path} cannot be read as an array ({error}); evaluate again") from error

@@ -1,8 +1,8 @@
-"""How the weights of a layer are distributed: the Min-Max property as numbers, of a checkpoint or of an ONNX file.
+"""The distribution of a layer's weights: the Min-Max property as numbers, of a checkpoint or of an ONNX file.
 
 Shen et al. (2022, arXiv:2101.12372) call a layer Min-Max when most of its weights are near zero and a few are large. We could
 not read their definition; these are ours. Kurtosis and Hoyer sparsity do not change with the scale of the layer, so shrinkage
-alone does not raise them, and the largest weight tells whether there was any.
+alone does not raise them, and the largest weight shows whether there was any.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class LayerRecord(Strict):
 
 
 class MinMaxRecord(Strict):
-    """Whether a layer has become more Min-Max: kurtosis and Hoyer sparsity rise while the largest weight does not fall."""
+    """A comparison of one layer, which has become more Min-Max where kurtosis and Hoyer sparsity rise while the largest weight does not fall."""
 
     layer: str
     kurtosis_rises: bool

@@ -1,4 +1,4 @@
-"""What `bench` shows in the terminal."""
+"""The output of `bench` in the terminal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LATENCIES = ("latency_p50_ms", "latency_p90_ms", "latency_p99_ms")
 
 
 def print_bench(report: BenchReport, *, file: IO[str]) -> None:
-    """Print who was timed, batch by batch."""
+    """Print the engines or attacks that were timed, batch by batch."""
     rounds = report.settings.get("rounds")
     made = attacks_table(report) if report.kind == "attacks" else engines_table(report)
     print_table(made, title=f"{report.environment.get('processor', 'bench')}, {rounds} rounds", file=file)

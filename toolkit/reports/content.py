@@ -1,4 +1,4 @@
-"""What a report is made of: the files of an eval run, read, checked against each other and made safe to show."""
+"""The content of a report: the files of an eval run, read, checked against each other and made safe to show."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def eval_run(results: Results, arrays: Mapping[str, Array], config: Mapping[str,
 
 
 def command_line(config: Mapping[str, Any]) -> str:
-    """Return the `eval` command of a configuration, an option a line, naming only what differs from the defaults."""
+    """Return the `eval` command of a configuration, one option per line, naming only what differs from the defaults."""
     named = (*config.get("engines", ()), *config.get("sets", ()))
     if any(str(text).startswith(IN_MEMORY) for text in named):
         return "# from Python, of models or images in memory: edgeproof.evaluate(...)"

@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from edgeproof.evaluation.detection import DetectRecord
-from edgeproof.evaluation.metrics import Rate
 from edgeproof.reports import numbers
 from edgeproof.reports.tables import Cell, Column, Table
 
-_TITLES = ("Told from clean ones (AUC)", "p", "Flagged", "False alarms", "Class told by residual", "Clean ones' class")
+_TITLES = (
+    "Separated from clean ones (AUC)",
+    "p",
+    "Flagged",
+    "False alarms",
+    "Class from residual",
+    "Clean ones' class",
+)
 _SHORT = ("AUC", "p", "Flagged", "False alarms", "Class told", "of clean ones")
 
 
@@ -20,7 +26,7 @@ def detection_table(found: Mapping[str, DetectRecord]) -> Table:
 
 
 def detection_list(found: DetectRecord) -> Table:
-    """Return the same of one set of images, a row a figure."""
+    """Return the same of one set of images, a row per figure."""
     looked = f"{found.flagged.total} suspected, {found.false_alarms.total} trusted"
     measured = zip(_TITLES, _cells(found), strict=True)
     rows = ((Cell("Measured on"), Cell(looked)), *((Cell(title), cell) for title, cell in measured))
@@ -28,13 +34,10 @@ def detection_list(found: DetectRecord) -> Table:
 
 
 def _cells(found: DetectRecord) -> tuple[Cell, ...]:
+    chance = f"{found.p_value:.2g}" if found.p_value >= 1e-4 else "< 0.0001"
     rates = (found.flagged, found.false_alarms, found.labels_suspected, found.labels_trusted)
-    return Cell(f"{found.auc:.3f}"), Cell(_chance(found.p_value)), *map(_rate, rates)
-
-
-def _rate(rate: Rate) -> Cell:
-    return Cell(numbers.percent(rate.value), numbers.interval(rate))
-
-
-def _chance(value: float) -> str:
-    return f"{value:.2g}" if value >= 1e-4 else "< 0.0001"
+    return (
+        Cell(f"{found.auc:.3f}"),
+        Cell(chance),
+        *(Cell(numbers.percent(rate.value), numbers.interval(rate)) for rate in rates),
+    )

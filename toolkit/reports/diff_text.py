@@ -1,4 +1,4 @@
-"""What `diff` says: its tables, its sentences, in the terminal and in Markdown."""
+"""The output of `diff`: its tables, its sentences, in the terminal and in Markdown."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edgeproof.reports.diff import LEVEL, Change, Diff
 from edgeproof.reports.tables import Cell, Column, Table
 from edgeproof.reports.terminal import print_table
 
-_SHOWN = 10  # classes, beside those that changed significantly
+_SHOWN = 10  # classes, next to those that changed significantly
 
 
 def print_diff(diff: Diff, *, file: IO[str], width: int | None = None) -> None:
@@ -35,9 +35,12 @@ def verdict(diff: Diff) -> str:
     changes = (*diff.overall, *diff.classes)
     lost = sum(change.worse for change in changes)
     gained = sum(change.significant for change in changes) - lost
+    left_out = sum(bool(change.unlike) for change in changes)
+    count = f"{len(changes) - left_out} comparisons"
+    count += f" ({left_out} more are not of like with like)" if left_out else ""
     if not lost and not gained:
-        return f"No significant change in {len(changes)} comparisons."
-    return f"Significantly worse: {lost}, significantly better: {gained}, of {len(changes)} comparisons."
+        return f"No significant change in {count}."
+    return f"Significantly worse: {lost}, significantly better: {gained}, of {count}."
 
 
 def method(diff: Diff) -> str:
@@ -78,17 +81,19 @@ def _row(change: Change, *, named: bool) -> tuple[Cell, ...]:
     name = [Cell(change.class_name or "")] if named else []
     rates = [Cell(numbers.percent(rate.value)) for rate in (change.before, change.after)]
     p_holm = Cell("–" if change.p_holm is None else numbers.p_value(change.p_holm))
-    return (Cell(change.set), Cell(change.engine), *name, *rates, _difference(change), *counts, p_holm, _word(change))
-
-
-def _difference(change: Change) -> Cell:
     if change.difference is None or change.low is None or change.high is None:
-        return Cell(numbers.UNDEFINED)
-    low, high = numbers.points(100 * change.low), numbers.points(100 * change.high)
-    return Cell(numbers.points(100 * change.difference), f"{low} to {high}")
-
-
-def _word(change: Change) -> Cell:
-    if not change.significant:
-        return Cell("–")
-    return Cell("worse", tone="bad") if change.worse else Cell("better", tone="good")
+        difference = Cell(numbers.UNDEFINED)
+    else:
+        low, high = numbers.points(100 * change.low), numbers.points(100 * change.high)
+        difference = Cell(numbers.points(100 * change.difference), f"{low} to {high}")
+    if change.unlike:
+        word = Cell("not alike")
+    elif not change.significant:
+        word = Cell("–")
+    else:
+        word = Cell("worse", tone="bad") if change.worse else Cell("better", tone="good")
+    threats = dict.fromkeys(threat for threat in (change.before_threat, change.after_threat) if threat)
+    set_ = Cell(
+        change.set if change.set_after is None else f"{change.set}, then {change.set_after}", ", then ".join(threats)
+    )
+    return (set_, Cell(change.engine), *name, *rates, difference, *counts, p_holm, word)

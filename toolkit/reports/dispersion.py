@@ -1,4 +1,4 @@
-"""How a universal perturbation's predictions spread over the classes, as a table."""
+"""The spread of predictions under a universal perturbation over the classes, as a table."""
 
 from __future__ import annotations
 

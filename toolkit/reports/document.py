@@ -1,4 +1,4 @@
-"""A document of text, tables and figures: Markdown with SVG files beside it, or one page that needs nothing beside it."""
+"""A document of text, tables and figures: Markdown with SVG files next to it, or one page that needs nothing next to it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from edgeproof.reports.figures.svg import Figure
 from edgeproof.reports.html import environment
-from edgeproof.reports.markdown import escape, table
+from edgeproof.reports.markdown import escape, repeated, table
 from edgeproof.reports.tables import Table
 from edgeproof.runs import write_text
 
@@ -41,7 +41,7 @@ class Document:
 
 
 def write_markdown(document: Document, path: Path) -> tuple[Path, ...]:
-    """Write the document as Markdown, and its figures as `<stem>-1.svg` and so on beside it; return what was written."""
+    """Write the document as Markdown, and its figures as `<stem>-1.svg` and so on next to it; return what was written."""
     files = {path.with_name(f"{path.stem}-{n}.svg"): figure for n, figure in enumerate(document.figures(), start=1)}
     for file, figure in files.items():
         write_text(file, standalone(figure))
@@ -50,9 +50,7 @@ def write_markdown(document: Document, path: Path) -> tuple[Path, ...]:
     for section in document.sections:
         parts.append(f"## {escape(section.title)}")
         parts += [_markdown(block, names) for block in section.blocks]
-    fence = "```"
-    parts += ["## How to repeat it", f"{fence}sh\n{document.command}\n{fence}"]
-    write_text(path, "\n\n".join(parts) + "\n")
+    write_text(path, "\n\n".join([*parts, repeated(document.command)]) + "\n")
     return (path, *files)
 
 

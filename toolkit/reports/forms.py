@@ -1,4 +1,4 @@
-"""Deployed forms against each other: how each computes, whether the batch matters to it, and where every two differ."""
+"""Builds against each other: how each computes, whether the batch matters to it, and where every two differ."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edgeproof.reports.tables import Cell, Column, Table
 _NONE = Cell("–")
 
 
-def conduct(results: Results) -> Table:
+def behaviour(results: Results) -> Table:
     """Each engine: its precision, how much of it runs in integers, and what other batch sizes and slots change."""
     titles = ("Integer kernels", "Images tried", "Class changes", "Largest logit difference")
     rows = [
@@ -22,13 +22,13 @@ def conduct(results: Results) -> Table:
     return Table(columns=(*words[:2], *map(Column, titles[:2]), words[2], *map(Column, titles[2:])), rows=tuple(rows))
 
 
-def has_conduct(results: Results) -> bool:
+def has_behaviour(results: Results) -> bool:
     """Whether any engine was asked."""
     return any(engine.kernels or engine.invariance for engine in results.engines)
 
 
 def matrix(results: Results, set_: SetRecord) -> Table:
-    """Every two engines on one set: share of equal predictions; beside it, images that only the row's or only the column's gets right."""
+    """Every two engines on one set: share of equal predictions; next to it, images that only the row's or only the column's gets right."""
     names = [engine.name for engine in results.engines]
     found = {(pair.first, pair.second): pair for pair in results.pairs if pair.set == set_.name}
     rows = [
@@ -42,7 +42,19 @@ def differing(results: Results) -> Table:
     """The pairs whose accuracy differs by more than chance, among all pairs on all sets."""
     titles = ("Same prediction", "Only the first right", "Only the second right", "McNemar p, Holm")
     columns = (*(Column(title, numeric=False) for title in ("Set", "First", "Second")), *map(Column, titles))
-    return Table(columns=columns, rows=tuple(_pair_row(pair, p) for pair, p in _significant(results)), grouped=True)
+    rows = [
+        (
+            Cell(pair.set),
+            Cell(pair.first),
+            Cell(pair.second),
+            Cell(numbers.percent(pair.agreement.value)),
+            Cell(str(pair.mcnemar.only_reference_right)),
+            Cell(str(pair.mcnemar.only_engine_right)),
+            Cell(numbers.p_value(p)),
+        )
+        for pair, p in _significant(results)
+    ]
+    return Table(columns=columns, rows=tuple(rows), grouped=True)
 
 
 def verdict(results: Results) -> str:
@@ -57,18 +69,6 @@ def verdict(results: Results) -> str:
 def _significant(results: Results) -> list[tuple[PairRecord, float]]:
     adjusted = holm([pair.mcnemar.p_value for pair in results.pairs])
     return [(pair, p) for pair, p in zip(results.pairs, adjusted, strict=True) if p < LEVEL]
-
-
-def _pair_row(pair: PairRecord, p: float) -> tuple[Cell, ...]:
-    return (
-        Cell(pair.set),
-        Cell(pair.first),
-        Cell(pair.second),
-        Cell(numbers.percent(pair.agreement.value)),
-        Cell(str(pair.mcnemar.only_reference_right)),
-        Cell(str(pair.mcnemar.only_engine_right)),
-        Cell(numbers.p_value(p)),
-    )
 
 
 def _agreement(pair: PairRecord | None, *, diagonal: bool) -> Cell:

@@ -4,44 +4,28 @@ from __future__ import annotations
 
 import re
 
-from edgeproof.reports import forms, tables, wording
+from edgeproof.reports import wording
 from edgeproof.reports.content import EvalRun
-from edgeproof.reports.dispersion import TITLE, dispersion
+from edgeproof.reports.sections import Block, Bullets, Shown, opening, parts_of
 from edgeproof.reports.tables import Cell, Table
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|~#&])")
 
 
 def render_markdown(run: EvalRun) -> str:
-    """Return the short report: verdict, warnings, every engine on every set, the weakest classes."""
+    """Return the short report: the verdict, and the sections of the page that a pull request needs."""
     results = run.results
-    parts = [f"# {escape(wording.title(results))}", escape(wording.scope(results)), f"**{wording.verdict(results)}**"]
-    if results.gates:
-        parts.append(table(tables.gates(results)))
-    parts.append(table(tables.headline(results)))
-    if results.warnings:
-        parts += ["## Read this before the numbers", "\n".join(f"- {escape(text)}" for text in results.warnings)]
-    parts += ["## Every engine on every set", table(tables.accuracies(results))]
-    if any(set_.kind == "adversarial" for set_ in results.sets):
-        parts += ["## Weakest classes, each engine on its worst set", table(tables.weakest_classes(results))]
-    if dispersion(results).rows:
-        parts += [f"## {TITLE}", table(dispersion(results))]
-    if results.worst:
-        parts += ["## The worst attack of a budget, image by image", table(tables.worst_cases(results))]
-    if results.gaps:
-        parts += ["## What knowing more of an engine gains", table(tables.gaps(results))]
-    if results.masking:
-        parts += [f"## {wording.MASKING}", table(tables.masking(results))]
-    if results.pairs and len(results.engines) > 2:
-        parts += ["## Every two engines", escape(forms.verdict(results))]
-        parts += [table(forms.differing(results))] if forms.differing(results).rows else []
-    if forms.has_conduct(results):
-        parts += ["## How the engines compute", table(forms.conduct(results))]
-    if results.costs:
-        parts += ["## What mistakes cost", escape(wording.costs(results)), table(tables.costs(results))]
-    fence = "```"
-    parts += ["## How to repeat it", f"{fence}sh\n{run.command}\n{fence}"]
-    return "\n\n".join(parts) + "\n"
+    blocks = [f"# {escape(wording.title(results))}", escape(wording.scope(results)), f"**{wording.verdict(results)}**"]
+    blocks += map(_block, opening(run))
+    for part in parts_of(run):
+        if part.short:
+            blocks += [f"## {escape(part.title)}", *filter(None, map(_block, part.blocks))]
+    return "\n\n".join([*blocks, repeated(run.command)]) + "\n"
+
+
+def repeated(command: str) -> str:
+    """Return the last section of a report or document: the command that makes it again."""
+    return f"## How to repeat it\n\n```sh\n{command}\n```"
 
 
 def table(data: Table) -> str:
@@ -55,6 +39,17 @@ def table(data: Table) -> str:
 def escape(text: str) -> str:
     """Return text that Markdown shows as it is."""
     return _SPECIAL.sub(r"\\\1", text)
+
+
+def _block(block: Block) -> str:
+    """Return a block as Markdown, empty for what only the page has."""
+    if isinstance(block, str):
+        return escape(block)
+    if isinstance(block, Bullets):
+        return "\n".join(f"- {escape(text)}" for text in block.texts)
+    if isinstance(block, (Table, Shown)):
+        return table(block if isinstance(block, Table) else block.table)
+    return ""
 
 
 def _cell(cell: Cell) -> str:

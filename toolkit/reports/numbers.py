@@ -1,4 +1,4 @@
-"""How numbers and names are written for people: fractions become percent here and nowhere else."""
+"""Numbers and names as people read them: fractions become percent here and nowhere else."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def drop(value: float | None) -> str:
 
 
 def cost(value: float | None) -> str:
-    """Write a cost an image, in the unit of the cost matrix."""
+    """Write a cost per image, in the unit of the cost matrix."""
     return _defined(value, lambda number: f"{number:.3f}")
 
 

@@ -1,4 +1,4 @@
-"""What `quantize` shows in the terminal: the builds that were tried, and where the best of them is noisiest."""
+"""The output of `quantize` in the terminal: the builds that were tried, and where the best of them is noisiest."""
 
 from __future__ import annotations
 

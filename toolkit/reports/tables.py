@@ -17,7 +17,6 @@ from edgeproof.evaluation.results import (
     EngineRecord,
     Results,
     SetRecord,
-    WorstRecord,
 )
 from edgeproof.reports import numbers, wording
 from edgeproof.reports.content import adversarial_sets, clean_set, shown_classes, worst_cell
@@ -29,7 +28,7 @@ Tone: TypeAlias = Literal["", "good", "bad"]
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in one place of a table: a text, and a detail that is shown smaller beside it."""
+    """One place of a table: a text, and a detail that is shown smaller next to it."""
 
     text: str
     detail: str = ""
@@ -133,7 +132,12 @@ def attacks(results: Results) -> Table:
 
 def costs(results: Results) -> Table:
     """Each set, engine by engine: what an image is expected to cost, and where that comes from."""
-    titles = (Column("Expected cost"), Column("95 % interval"), _text("Dearest class"), _text("Dearest mistake"))
+    titles = (
+        Column("Expected cost"),
+        Column("95 % interval"),
+        _text("Most costly class"),
+        _text("Most costly mistake"),
+    )
     rows = [
         (Cell(set_.name), Cell(engine.name), *_cost_cells(cell.cost, results.classes))
         for set_, engine, cell in _by_set(results, results.sets)
@@ -161,14 +165,14 @@ def agreement(results: Results) -> Table:
 
 
 def worst_cases(results: Results) -> Table:
-    """Each engine under all attacks of one norm and budget at once, image by image, beside the strongest of them alone."""
+    """Each engine under all attacks of one norm and budget at once, image by image, next to the strongest of them alone."""
     titles = (Column("Right under every attack"), Column("Right under the strongest"), _text("Attacks"))
     rows = [
         (
             Cell(f"{record.norm} {format_eps(record.eps)}"),
             Cell(record.engine),
             rate(record.accuracy),
-            rate(_strongest(results, record).accuracy),
+            rate(min((results.cell(record.engine, name).accuracy for name in record.sets), key=lambda each: each.hits)),
             Cell(", ".join(record.sets)),
         )
         for record in sorted(results.worst, key=lambda record: (record.norm, record.eps))
@@ -177,7 +181,7 @@ def worst_cases(results: Results) -> Table:
 
 
 def gaps(results: Results) -> Table:
-    """What knowing more of an engine gained an attack, engine by engine, paired image by image."""
+    """The gain of an attack from knowing more of an engine, engine by engine, paired image by image."""
     titles = (
         Column("Difference, points"),
         Column("Only first right"),
@@ -203,7 +207,7 @@ def gaps(results: Results) -> Table:
 
 
 def masking(results: Results) -> Table:
-    """Each sign of masked gradients: the worst that was measured over the attacks, and what it would mean."""
+    """Each indicator of masked gradients: the worst that was measured over the attacks, and what it would mean."""
     rows = [
         (
             Cell(record.name),
@@ -215,7 +219,7 @@ def masking(results: Results) -> Table:
         for record in results.masking
     ]
     titles = (_text("Reported"), Column("Worst measured"), Column("Reported when"), _text("What it means"))
-    return Table(columns=(_text("Sign"), *titles), rows=tuple(rows))
+    return Table(columns=(_text("Indicator"), *titles), rows=tuple(rows))
 
 
 def classes(results: Results, set_: SetRecord) -> Table:
@@ -246,7 +250,7 @@ def weakest_classes(results: Results, *, count: int = 3) -> Table:
 
 
 def engines(results: Results) -> Table:
-    """What was measured: each engine as it was active."""
+    """Each engine as it was active."""
     titles = ("Engine", "Backend", "Precision", "Device, provider", "File", "SHA-256", "Options")
     rows = [
         (
@@ -264,7 +268,7 @@ def engines(results: Results) -> Table:
 
 
 def sets(results: Results) -> Table:
-    """What was measured: each set of images."""
+    """Each set of images that was measured."""
     titles = ("Set", "Attack", "Budget", "Pixels", "Source model", "Parameters", "Measured while crafting", "SHA-256")
     rows = [
         (
@@ -283,7 +287,7 @@ def sets(results: Results) -> Table:
 
 
 def throughput(results: Results) -> Table:
-    """Images a second of the engines that were timed: median, spread, batch."""
+    """Images per second of the engines that were timed: median, spread, batch."""
     titles = ("Images/s, median", "5th percentile", "95th percentile", "Batch", "Repeats")
     rows = [
         (
@@ -301,17 +305,13 @@ def throughput(results: Results) -> Table:
 
 
 def rate(record: Rate | None) -> Cell:
-    """A rate with its interval beside it; a dash where it does not apply."""
+    """A rate with its interval next to it; a dash where it does not apply."""
     return Cell(numbers.percent(record.value), numbers.interval(record)) if record else Cell("–")
 
 
 def budget(set_: SetRecord) -> str:
     """The budget of a set, as `linf 8/255`."""
     return "none" if set_.eps is None else f"{set_.norm or ''} {format_eps(set_.eps)}".strip()
-
-
-def _strongest(results: Results, record: WorstRecord) -> CellRecord:
-    return min((results.cell(record.engine, name) for name in record.sets), key=lambda cell: cell.accuracy.hits)
 
 
 def _counted(record: Rate | None) -> Cell:
@@ -325,7 +325,7 @@ def _headline_row(results: Results, engine: EngineRecord) -> tuple[Cell, ...]:
         Cell(engine.name, "reference" if engine.name == results.reference else ""),
         rate(clean.accuracy),
         rate(worst.accuracy if worst else None),
-        Cell(worst.set if worst else "–"),
+        Cell(worst.set, worst.threat or "") if worst else Cell("–"),
         Cell(str(clean.accuracy.total)),
         Cell(_throughput(engine)),
     )

@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING
 
 from edgeproof.evaluation.results import Results
 from edgeproof.reports import tables, wording
-from edgeproof.reports.numbers import visible, visible_results
+from edgeproof.reports.numbers import visible
 from edgeproof.reports.tables import Cell, Table
 
 if TYPE_CHECKING:
@@ -22,20 +22,19 @@ _PIPE_WIDTH = 120  # columns, where there is no terminal to ask
 def print_results(results: Results, *, file: IO[str] | None = None, width: int | None = None) -> None:
     """Print accuracies, engines x sets, then limits and warnings, when there are any, on stderr by default."""
     file = file or sys.stderr
-    shown = visible_results(results)
-    print_table(tables.accuracies(shown), title=f"{shown.data['name']}, {shown.data['split']}", file=file, width=width)
-    if shown.worst:
-        print_table(
-            tables.worst_cases(shown), title="The worst attack of a budget, image by image", file=file, width=width
-        )
-    gaps = ["What knowing more of an engine gains", *map(wording.gap_line, shown.gaps)] if shown.gaps else []
-    _print_lines(gaps, file=file, width=width)
-    if shown.costs:
-        print_table(tables.costs(shown), title=wording.costs(shown), file=file, width=width)
-    if shown.gates:
-        print_table(tables.gates(shown), title="Limits", file=file, width=width)
-    signs = [wording.masking(shown)] if shown.masking else []
-    _print_lines([*signs, *(f"warning: {warning}" for warning in shown.warnings)], file=file, width=width)
+    about = f"{results.data['name']}, {results.data['split']}"
+    print_table(tables.accuracies(results), title=about, file=file, width=width)
+    if results.worst:
+        print_table(tables.worst_cases(results), title=wording.WORST, file=file, width=width)
+    if results.gaps:
+        _print_lines([wording.GAPS, *map(wording.gap_line, results.gaps)], file=file, width=width)
+    if results.costs:
+        print_table(tables.costs(results), title=wording.costs(results), file=file, width=width)
+    if results.gates:
+        print_table(tables.gates(results), title="Limits", file=file, width=width)
+    lines = [wording.knowledge(results), wording.masking(results) if results.masking else ""]
+    lines += [f"warning: {warning}" for warning in results.warnings]
+    _print_lines([line for line in lines if line], file=file, width=width)
 
 
 def print_table(table: Table, *, title: str, file: IO[str], width: int | None = None) -> None:
@@ -74,7 +73,7 @@ def print_table(table: Table, *, title: str, file: IO[str], width: int | None = 
 
 
 def _print_lines(lines: Sequence[str], *, file: IO[str], width: int | None) -> None:
-    for line in lines:
+    for line in map(visible, lines):
         print(textwrap.fill(line, width, break_long_words=False) if width else line, file=file)
 
 

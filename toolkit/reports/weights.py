@@ -1,4 +1,4 @@
-"""How weights are distributed: tables and histograms."""
+"""The distribution of weights: tables and histograms."""
 
 from __future__ import annotations
 

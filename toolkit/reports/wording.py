@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from edgeproof.evaluation.results import GapRecord, GateRecord, Results
+from edgeproof.evaluation.results import KNEW, GapRecord, GateRecord, Results
 from edgeproof.reports import numbers
 from edgeproof.reports.content import MOST_CLASSES
 
-MASKING = "Signs of masked gradients"
+MASKING = "Indicators of masked gradients"
+WORST = "The worst attack of a budget, image by image"
+GAPS = "What knowing more of an engine gains"
 _LEVEL = 0.05
 
 #: Each measure once, in the order in which the report uses them.
 DEFINITIONS: tuple[tuple[str, str], ...] = (
-    ("Clean accuracy", "Share of the unattacked images that an engine classifies rightly."),
+    ("Clean accuracy", "Share of the unattacked images that an engine classifies correctly."),
     (
         "Robust accuracy",
-        "Share of all images of an adversarial set that an engine classifies rightly. "
+        "Share of all images of an adversarial set that an engine classifies correctly. "
         "The worst robust accuracy is the lowest over the attacks of this report (noise, a control, does not count), "
         "so it is no bound on what another attack can do.",
     ),
@@ -25,20 +27,20 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
     ),
     (
         "Attack success",
-        "Of the images that this engine classifies rightly when they are clean, the share that it gets wrong when they are attacked.",
+        "Of the images that this engine classifies correctly when they are clean, the share that it gets wrong when they are attacked.",
     ),
     (
         "Transfer",
-        "Of the images on which the attack succeeded on its source model and that this engine classifies rightly when they are clean, "
+        "Of the images on which the attack succeeded on its source model and that this engine classifies correctly when they are clean, "
         "the share that this engine gets wrong.",
     ),
     (
         "Transfer ratio",
-        "Attack success on this engine over attack success on the source model, both among the images that both classify rightly when clean.",
+        "Attack success on this engine over attack success on the source model, both among the images that both classify correctly when clean.",
     ),
     (
         "Fooling ratio",
-        "Share of all images that are predicted as another class than when clean, whatever is true. Beside it, the class that is "
+        "Share of all images that are predicted as another class than when clean, whatever is true. Next to it, the class that is "
         "predicted most, the shares of it and of the three classes predicted most, and the entropy of the predicted classes over "
         "log K: 1 when all are predicted equally often.",
     ),
@@ -51,7 +53,7 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
     (
         "Expected cost",
         "Mean over all images of what an engine's mistakes on them cost, by the costs that were given for each class pair; being right costs "
-        "nothing. Its interval is the normal one of a mean. The dearest class is the true class whose images cost the most each.",
+        "nothing. Its interval is the normal one of a mean. The most costly class is the true class whose images cost the most each.",
     ),
     (
         "McNemar p",
@@ -60,13 +62,13 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
     ),
     (
         "Right under every attack",
-        "Share of the images that an engine classifies rightly in every set of one norm and budget: the worst attack is chosen image by "
+        "Share of the images that an engine classifies correctly in every set of one norm and budget: the worst attack is chosen image by "
         "image, so it is never more than what the strongest single attack leaves.",
     ),
     (
-        "White-box, query, transferred",
-        "What an attack knew of an engine, by recorded hashes: the gradients of the very file that runs, answers of it, or another model only. "
-        "Robustness against transferred sets is an upper bound.",
+        "White-box, query, checkpoint, transferred",
+        "What an attack knew of an engine, by recorded hashes: the gradients of the very file that runs, answers of it, the gradients of the "
+        "checkpoint or graph that it was made from, or another file only. Robust accuracy under anything but white-box is an upper bound.",
     ),
     (
         "Throughput",
@@ -83,6 +85,18 @@ def verdict(results: Results) -> str:
     if not failed:
         return "Passed: the one limit holds." if total == 1 else f"Passed: all {total} limits hold."
     return f"Failed: {failed} of {total} limit{'s' if total > 1 else ''} {'do' if failed > 1 else 'does'} not hold."
+
+
+def knowledge(results: Results) -> str:
+    """Say which engines no attack followed, and what the attacks knew instead; empty where each was attacked white-box, or none was."""
+    engines: dict[str, list[str]] = {}
+    for engine in results.engines:
+        threats = [cell.threat for cell in results.cells if cell.engine == engine.name]
+        known = [KNEW[threat] for threat in dict.fromkeys(threats) if threat and threat != "control"]
+        if known and "white-box" not in threats:
+            engines.setdefault("; ".join(known), []).append(engine.name)
+    said = "; ".join(f"{', '.join(names)} ({known})" for known, names in engines.items())
+    return f"Upper bounds of robust accuracy, since no attack followed the engine itself: {said}." if said else ""
 
 
 def measured(gate: GateRecord) -> str:
@@ -136,10 +150,10 @@ def gap_line(record: GapRecord) -> str:
 
 
 def masking(results: Results) -> str:
-    """Say in one line which signs of masked gradients are reported."""
-    told = [record.name for record in results.masking if record.reported]
+    """Say in one line which indicators of masked gradients are reported."""
+    reported = [record.name for record in results.masking if record.reported]
     measured = sum(record.measured is not None for record in results.masking)
-    return f"{MASKING}: {', '.join(told) or 'none'} ({measured} of {len(results.masking)} measured)"
+    return f"{MASKING}: {', '.join(reported) or 'none'} ({measured} of {len(results.masking)} measured)"
 
 
 def between(record: GapRecord) -> str:

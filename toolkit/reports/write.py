@@ -22,7 +22,7 @@ def evaluate_and_report(config: EvalConfig, out: Run) -> None:
 
 
 def write_reports(out: Run) -> None:
-    """Write `report.html`, `report.md` and `junit.xml` beside `results.json` and `samples.npz`.
+    """Write `report.html`, `report.md` and `junit.xml` next to `results.json` and `samples.npz`.
 
     Raises:
         RunError: When the folder lacks these files or they do not fit together.

@@ -1,4 +1,4 @@
-"""Where the images of each class end up."""
+"""Confusion matrices: the classes that the images of each class are predicted as."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MIN_COUNTED = 19.0  # units of width under which a cell gets no number
 
 @dataclass(frozen=True)
 class _Grid:
-    """Where a matrix of `count` cells of `side` units lies; `edge` units on the left and above are for names."""
+    """The place of a matrix of `count` cells of `side` units; `edge` units on the left and above are for names."""
 
     count: int
     edge: float

@@ -44,7 +44,7 @@ def accuracy_over_eps(results: Results, sweep: Sweep) -> Figure:
     title = f"{sweep.attack}: accuracy over eps"
     axes = Axes(
         title=title,
-        description=f"One curve an engine, from the clean images to {sweep.norm} {format_eps(largest)}, with 95 % bands.",
+        description=f"One curve per engine, from the clean images to {sweep.norm} {format_eps(largest)}, with 95 % bands.",
         names=[engine.name for engine in results.engines],
     )
     budgets = [0.0, *(set_.eps or 0.0 for set_ in sweep.sets)]

@@ -16,7 +16,7 @@ _RADIUS = 7.0
 
 
 def frontier(results: Results) -> Figure | None:
-    """Worst robust accuracy against images a second, an engine a point; None when fewer than two were timed."""
+    """Worst robust accuracy against images per second, one point per engine; None when fewer than two were timed."""
     timed = [
         (position, worst.accuracy, engine.throughput.images_per_s)
         for position, engine in enumerate(results.engines)
@@ -27,7 +27,7 @@ def frontier(results: Results) -> Figure | None:
     title = "Worst robust accuracy against throughput"
     axes = Axes(
         title=title,
-        description="One point an engine; up and to the right is better; bars are 95 % intervals.",
+        description="One point per engine; up and to the right is better; bars are 95 % intervals.",
         names=[results.engines[position].name for position, *_ in timed],
         ceiling=min(ceiling for ceiling in _CEILINGS if ceiling >= max(rate.high or 0.0 for _, rate, _ in timed)),
     )

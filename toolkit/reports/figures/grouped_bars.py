@@ -31,12 +31,12 @@ def grouped_bars(
     description: str,
     notes: tuple[str, ...] = (),
 ) -> Figure:
-    """Draw one group of bars a name, from 0 to 100 %, a bar a series in its colour.
+    """Draw one group of bars per name, from 0 to 100 %, one bar per series in its colour.
 
     Args:
         caption: Over the figure.
         series: The name of each series.
-        groups: Name to one bar a series.
+        groups: Name to one bar per series.
         description: For those who do not see it.
         notes: Under the figure.
     """

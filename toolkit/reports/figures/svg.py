@@ -12,7 +12,7 @@ from edgeproof.types import Array
 
 WIDTH = 360  # units; drawn at about a phone's width, so that a font size of 11 stays legible there
 _CHARACTER = 6.4  # average width of a character at that size
-_DASHES = ("", "7 3", "2 3", "9 3 2 3")  # beside the colour: equal curves stay visible, and so do they without colour
+_DASHES = ("", "7 3", "2 3", "9 3 2 3")  # next to the colour: equal curves stay visible, and so do they without colour
 _COLOURS = 8
 
 

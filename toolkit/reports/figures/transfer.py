@@ -1,4 +1,4 @@
-"""How much of each adversarial set reaches each engine."""
+"""The share of each adversarial set that transfers to each engine."""
 
 from __future__ import annotations
 
