@@ -97,7 +97,9 @@ def answer_instances(config: FalsifyConfig, out: Run) -> None:
     write_json(out.path / "answers.json", [record.model_dump() for record in records])
     rows = [f"{record.graph},{record.vnnlib},{record.verdict},{record.seconds:.3f}" for record in records]
     write_text(out.path / "results.csv", "\n".join(rows) + "\n")
-    LOG.info(_summary(records))
+    counts = [sum(record.verdict == verdict for record in records) for verdict in ("sat", "unknown", "error")]
+    first = next((f"; first error: {record.note}" for record in records if record.verdict == "error"), "")
+    LOG.info("{} sat, {} unknown, {} errors{}".format(*counts, first))
     out.intermediate(_ANSWERS)
 
 
@@ -172,9 +174,3 @@ def _search(instance: Instance, opened: dict[Path, Graph], config: FalsifyConfig
     return falsify(
         opened[instance.graph], asked, timeout=left, rounds=config.rounds, points=config.points, seed=config.seed
     )
-
-
-def _summary(records: Sequence[AnswerRecord]) -> str:
-    counts = {verdict: sum(record.verdict == verdict for record in records) for verdict in ("sat", "unknown", "error")}
-    first = next((f"; first error: {record.note}" for record in records if record.verdict == "error"), "")
-    return f"{counts['sat']} sat, {counts['unknown']} unknown, {counts['error']} errors{first}"
