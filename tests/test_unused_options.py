@@ -87,7 +87,10 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("command", "option", "says"), REFUSED, ids=[command for command, _, _ in REFUSED])
-def test_an_option_without_effect_is_refused_before_anything_is_opened(command: str, option: str, says: str) -> None:
+def test_an_option_without_effect_is_refused_before_anything_is_opened(
+    command: str, option: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     error = CliRunner().invoke(cli, command.split()).exception
     assert isinstance(error, ConfigError), error
     message = str(error)
