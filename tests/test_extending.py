@@ -119,6 +119,8 @@ def test_the_files_of_the_document_work_as_an_installed_package(folder: Path, mo
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n", encoding="utf-8")
     (about / "entry_points.txt").write_text("[edgeproof.plugins]\nmine = my_package\n", encoding="utf-8")
     monkeypatch.syspath_prepend(str(place))
+    for name in [name for name in sys.modules if name.startswith("my_package")]:  # of another test
+        del sys.modules[name]
     for kind, name in PLUGINS_OF.values():
         assert find(kind, name).module.startswith("my_package.my_")
         assert name in done("list", kind if kind == "data" else f"{kind}s")
