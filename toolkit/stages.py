@@ -113,7 +113,7 @@ def _attack_inputs(config: AttackConfig) -> Inputs:
     from edgeproof.engines.specs import spec_path
 
     builds = {f"build {number}": Path(path) for number, path in enumerate(config.ensemble_builds or (), start=1)}
-    named = {"model": spec_path(config.model), **_paths(deployed=config.deployed), **builds}
+    named = {"model": spec_path(config.model), **_paths(deployed=config.deployed, classes=config.classes_file), **builds}
     return {**named, **_model_data(config.model, config.data)}
 
 
@@ -135,7 +135,7 @@ def _eval_inputs(config: EvalConfig) -> Inputs:
     sets = {f"adversaries {number}": Path(path) for number, path in enumerate(config.sets)}
     # Attack runs hold their clean images; a file of another tool may need those that it was made from.
     data = _data(config.data) if all(path.is_file() for path in sets.values()) else {}
-    return {**_engine_inputs(config.engines), **sets, **_paths(costs=config.costs), **data}
+    return {**_engine_inputs(config.engines), **sets, **_paths(costs=config.costs, classes=config.classes_file), **data}
 
 
 def _quantize_inputs(config: QuantizeConfig) -> Inputs:
@@ -162,7 +162,7 @@ STAGES: Mapping[str, Stage] = {
         ImportConfig,
         "edgeproof.models.own:import_model",
         lambda config: f"{slug(config.data.name)}-{slug(config.model)}",
-        lambda config: {**_paths(weights=config.weights), **_data(config.data.name)},
+        lambda config: {**_paths(weights=config.weights, classes=config.classes_file), **_data(config.data.name)},
     ),
     "poison": Stage(
         "poison",

@@ -230,7 +230,7 @@ def test_parquet_of_something_else_is_one_clear_error(folder: Path) -> None:
     with pytest.raises(DataError, match="has columns text, label; expected img or image, and label or labels"):
         _ = load_dataset("cifar10").train
     parquet.write_table(pyarrow.table({"img": [{"bytes": b"junk", "path": ""}], "label": [1]}), train)
-    with pytest.raises(DataError, match=r"cifar10: image 0 cannot be read as a PNG or JPEG image"):
+    with pytest.raises(DataError, match=r"cifar10: image 0 cannot be read as an image"):
         _ = load_dataset("cifar10").train
     parquet.write_table(pyarrow.table({"img": [{"bytes": None, "path": "a.png"}], "label": [1]}), train)
     with pytest.raises(DataError, match="image 0 has no bytes"):

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
-from edgeproof.data.base import load_dataset
+from edgeproof.config import DataConfig
+from edgeproof.data.base import load_dataset, load_part
 from edgeproof.errors import ConfigError, DataError
 from tests.data.files import pixels, write_image
 
@@ -123,13 +124,26 @@ def test_a_folder_that_is_one_too_high_is_not_taken_for_classes(tmp_path: Path) 
         load_dataset(f"folder:{tmp_path}")
 
 
-def test_an_empty_class_is_one_clear_error(tmp_path: Path) -> None:
-    write_classes(tmp_path, {"a": 2, "b": 2})
-    (tmp_path / "c").mkdir()
+def test_an_empty_folder_is_a_class_without_images_and_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    for part in ("train", "test"):
+        write_classes(tmp_path / part, {"a": 2, "c": 2})
+        (tmp_path / part / "b").mkdir()
+    test = load_dataset(f"folder:{tmp_path}").test
+    assert (test.classes, test.labels.tolist()) == (("a", "b", "c"), [0, 0, 2, 2])
+    assert "class 'b' has no images, and is a class all the same" in caplog.text
+
+
+def test_folders_without_any_image_are_one_clear_error(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / "test" / name).mkdir(parents=True)
+        (tmp_path / "test" / name / "clip.mp4").write_bytes(b"video")
     with pytest.raises(
-        DataError, match=r"class folder .*/c holds no PNG or JPEG images; add some or remove the folder"
+        DataError, match=r"holds no images in its 2 class folders; add some: 2 \.mp4 such as .*clip\.mp4"
     ):
-        _ = load_dataset(f"folder:{tmp_path}").train
+        load_dataset(f"folder:{tmp_path}")
 
 
 def test_a_class_of_one_image_cannot_be_split(tmp_path: Path) -> None:
@@ -154,7 +168,7 @@ def test_mixed_sizes_and_channels_are_one_clear_error(tmp_path: Path) -> None:
 def test_a_bad_image_is_one_clear_error(tmp_path: Path, content: bytes) -> None:
     write_classes(tmp_path, {"a": 2, "b": 2})
     (tmp_path / "b" / "001.png").write_bytes(content)
-    with pytest.raises(DataError, match=r"b/001.png cannot be read as a PNG or JPEG image"):
+    with pytest.raises(DataError, match=r"b/001.png cannot be read as an image"):
         _ = load_dataset(f"folder:{tmp_path}").train
 
 
@@ -177,19 +191,90 @@ def test_a_truncated_image_is_one_clear_error(tmp_path: Path) -> None:
     write_classes(tmp_path, {"a": 2, "b": 2}, shape=(3, 40, 40))
     path = tmp_path / "a" / "001.png"
     path.write_bytes(path.read_bytes()[:-2000])
-    with pytest.raises(DataError, match=r"a/001.png cannot be read as a PNG or JPEG image \(.*truncated"):
+    with pytest.raises(DataError, match=r"a/001.png cannot be read as an image \(.*truncated"):
         _ = load_dataset(f"folder:{tmp_path}").train
 
 
-def test_another_kind_of_image_is_not_passed_over(tmp_path: Path) -> None:
-    write_classes(tmp_path, {"a": 2, "b": 2})
-    (tmp_path / "a" / "00001.ppm").touch()
-    with pytest.raises(DataError, match=r"a/00001.ppm is neither PNG nor JPEG; convert it"):
-        _ = load_dataset(f"folder:{tmp_path}").train
-    (tmp_path / "a" / "00001.ppm").rename(tmp_path / "a" / "00001.png")
-    Image.fromarray(pixels(1, (6, 5))[0]).save(tmp_path / "a" / "00001.png", "GIF")
-    with pytest.raises(DataError, match=r"a/00001.png cannot be read as a PNG or JPEG image"):
-        _ = load_dataset(f"folder:{tmp_path}").train
+def test_a_damaged_file_that_is_named_like_an_image_is_not_left_out(tmp_path: Path) -> None:
+    write_classes(tmp_path / "test", {"a": 2, "b": 2})
+    (tmp_path / "test" / "a" / "00001.ppm").touch()
+    with pytest.raises(DataError, match=r"a/00001.ppm cannot be read as an image"):
+        load_dataset(f"folder:{tmp_path}")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "AVIF"])
+@pytest.mark.parametrize("ending", ["jpg", "TIF", "webp", "img", "001"])
+def test_an_image_is_read_by_its_content_whatever_its_name_ends_in(tmp_path: Path, kind: str, ending: str) -> None:
+    if kind == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    write_classes(tmp_path / "test", {"a": 2, "b": 2}, shape=(3, 16, 16))
+    path = tmp_path / "test" / "b" / f"x.{ending}"
+    lossless = {"lossless": True} if kind == "WEBP" else {}
+    Image.new("L" if kind == "GIF" else "RGB", (16, 16), 128 if kind == "GIF" else (128,) * 3).save(
+        path, kind, **lossless
+    )
+    if kind == "GIF":  # a palette of greys is grey, and images are not mixed
+        for other in (tmp_path / "test").glob("*/*.png"):
+            Image.new("L", (16, 16), 128).save(other)
+    test = load_dataset(f"folder:{tmp_path}").test
+    assert test.labels.tolist() == [0, 0, 1, 1, 1]
+    assert np.abs(test.images[-1] * 255 - 128).max() <= 2
+
+
+def test_files_that_are_no_images_are_counted_and_named_and_hidden_ones_are_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_classes(tmp_path / "test", {"a": 2, "b": 2})
+    for name in ("a/x.heic", "a/y.heic", "b/notes.txt", "a/.DS_Store", "b/Thumbs.db"):
+        (tmp_path / "test" / name).write_bytes(b"\0\0\0\x18ftypheic")
+    assert len(load_dataset(f"folder:{tmp_path}").test) == 4
+    assert "3 files are no images and are left out: 2 .heic such as " in caplog.text
+    assert "1 .txt such as " in caplog.text
+    assert not any(hidden in caplog.text for hidden in ("DS_Store", "Thumbs"))
+
+
+def test_a_heic_image_called_jpg_is_named_as_what_it_is(tmp_path: Path) -> None:
+    write_classes(tmp_path / "test", {"a": 2, "b": 2})
+    (tmp_path / "test" / "a" / "0.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1")
+    with pytest.raises(DataError, match=r"a/0.jpg is a HEIC image, which is not read here; convert it"):
+        load_dataset(f"folder:{tmp_path}")
+
+
+def test_an_animation_is_refused(tmp_path: Path) -> None:
+    write_classes(tmp_path / "test", {"a": 2, "b": 2})
+    first, *others = [Image.new("L", (5, 6), level) for level in (0, 90, 250)]
+    first.save(tmp_path / "test" / "a" / "x.gif", save_all=True, append_images=others)
+    with pytest.raises(DataError, match=r"a/x.gif is GIF of 3 images; expected one"):
+        load_dataset(f"folder:{tmp_path}")
+
+
+def test_folders_named_by_numbers_are_in_the_order_of_the_numbers_and_the_split_stays(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    write_classes(tmp_path / "numbers", {str(number): 5 for number in range(12)})
+    write_classes(tmp_path / "names", {f"c{number}": 5 for number in range(12)})
+    numbers, names = (load_dataset(f"folder:{tmp_path / kind}").test for kind in ("numbers", "names"))
+    assert numbers.classes == tuple(map(str, range(12)))
+    assert "in the order of the numbers, not 0, 1, 10, 11, ..., in which torchvision's ImageFolder" in caplog.text
+    np.testing.assert_array_equal(numbers.index, names.index)  # the same files are held out as where names are text
+    assert [numbers.classes[label] for label in numbers.labels] == [names.classes[label][1:] for label in names.labels]
+
+
+def test_the_split_of_a_folder_without_test_is_said_and_all_takes_every_image(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    write_classes(tmp_path, {"a": 10, "b": 1})
+    with pytest.raises(DataError, match="attack and eval take all images with --split all"):
+        load_dataset(f"folder:{tmp_path}")
+    whole = load_part(DataConfig(name=f"folder:{tmp_path}"), "all")
+    assert (len(whole), whole.split, whole.index.tolist()) == (11, "all", list(range(11)))
+    write_classes(tmp_path, {"a": 10, "b": 10})
+    assert len(load_part(DataConfig(name=f"folder:{tmp_path}"), "test")) == 4
+    assert "4 of its 20 images are the test images and 16 are for training" in caplog.text
+    with pytest.raises(ConfigError, match=r"digits.*split"):
+        load_part(DataConfig(name="digits"), "all")
 
 
 def test_a_palette_with_transparency_is_refused(tmp_path: Path) -> None:

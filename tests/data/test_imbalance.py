@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeproof.data.base import Dataset, LabelledImages, split_dataset
-from edgeproof.data.imbalance import class_index, imbalanced, keep_counts, long_tailed, over_sample, under_sample
+from edgeproof.data.imbalance import imbalanced, keep_counts, long_tailed, over_sample, under_sample
 from edgeproof.errors import ConfigError, DataError
 from tests.data.files import labelled
 
@@ -70,11 +70,11 @@ def test_a_class_too_small_is_an_error() -> None:
 
 
 def test_an_unknown_class_or_profile_is_an_error() -> None:
-    with pytest.raises(DataError, match=r"toy has no class 'c9' \(did you mean 'c\d'\?\); it has: c0, c1, c2, c3"):
-        class_index(DATA, "c9")
-    for unknown in (4, -1, "4", "1" * 5000):  # Python does not read numbers of thousands of digits
-        with pytest.raises(DataError, match="toy has no class"):
-            class_index(DATA, unknown)
+    with pytest.raises(ConfigError, match=r"toy: unknown class 'c9' \(did you mean 'c\d'\?\); known: c0, c1, c2, c3"):
+        under_sample(DATA, target="c9", count=1, seed=0)
+    for unknown in (4, -1, "4", "#4", "1" * 5000):  # Python does not read numbers of thousands of digits
+        with pytest.raises(ConfigError, match="toy: unknown class"):
+            over_sample(DATA, target=unknown, count=1, seed=0)
     with pytest.raises(DataError, match=r"ratio = 0.5; expected"):
         long_tailed(DATA, largest=16, ratio=0.5, seed=0)
     with pytest.raises(DataError, match="toy: 3 counts were given for 4 classes"):

@@ -17,10 +17,11 @@ from edgeproof.commands import cli
 from edgeproof.config import TrainConfig, build_config, parse_number
 from edgeproof.data.arrays import write_npz
 from edgeproof.data.base import LabelledImages, load_dataset
+from edgeproof.data.classes import class_index
 from edgeproof.data.pickles import read_pickled_dict
 from edgeproof.errors import ConfigError, DataError, ModelError, ToolkitError
 from edgeproof.evaluation.bundle import open_bundle
-from edgeproof.evaluation.costs import class_index, read_costs
+from edgeproof.evaluation.costs import read_costs
 from edgeproof.reports.tables import Cell, Column, Table
 from edgeproof.reports.terminal import print_table
 from tests.fuzzing.readers import READERS

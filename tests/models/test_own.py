@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import sys
@@ -17,7 +18,7 @@ from torch import nn
 from edgeproof.commands.options import read_config
 from edgeproof.config import ImportConfig, TrainConfig, build_config
 from edgeproof.data.arrays import write_npz
-from edgeproof.errors import ModelError, UnavailableError
+from edgeproof.errors import ConfigError, DataError, ModelError, UnavailableError
 from edgeproof.models.base import build_classifier, load_classifier, save_classifier
 from edgeproof.models.own import import_model, own_classifier
 from edgeproof.models.weights import read_weights
@@ -253,7 +254,7 @@ def test_an_imported_network_is_a_train_run_that_opens_like_any_other(
     x = torch.rand(3, 1, 16, 16)
     torch.testing.assert_close(model(x), fresh()((x - 0.5) / 0.25), rtol=0, atol=0)
     assert (model.name, model.classes) == ("usersnet:Net", ("ant", "bee", "cow"))
-    assert "of 12 test images rightly" in caplog.text
+    assert "of 12 test images correctly" in caplog.text
 
 
 def test_an_import_that_contradicts_its_data_is_refused(folder: Path) -> None:
@@ -261,8 +262,23 @@ def test_an_import_that_contradicts_its_data_is_refused(folder: Path) -> None:
     torch.save(fresh().state_dict(), folder / "w.pt")
     with pytest.raises(ModelError, match=r"input_shape = \(3, 16, 16\), but the images of .* are \(1, 16, 16\)"):
         run_import(input_shape="3,16,16")
-    with pytest.raises(ModelError, match=r"2 classes are named, but .* has 3"):
+    with pytest.raises(DataError, match=r"usersnet:Net has 2 classes \(a, b\); npz:data.npz has 3 \(0, 1, 2\)"):
         run_import(classes="a,b")
+    with pytest.raises(ConfigError, match="classes and classes_file both name the network's classes"):
+        run_import(classes="a,b,c", classes_file="c.txt")
+
+
+def test_an_import_counts_by_the_names_of_the_network_s_own_order(folder: Path) -> None:
+    """The network's class k is the data's class 2 - k; a file's names may have commas."""
+    images = np.random.default_rng(0).random((12, 1, 16, 16), dtype=np.float32)
+    with torch.no_grad():
+        labels = 2 - fresh()((torch.from_numpy(images) - 0.5) / 0.25).argmax(1).numpy()
+    write_npz(folder / "data.npz", {"x_test": images, "y_test": labels, "classes": np.array(["c, wild", "b", "a"])})
+    torch.save(fresh().state_dict(), folder / "w.pt")
+    (folder / "names.json").write_text('{"0": "a", "1": "b", "2": "c, wild"}')
+    out = run_import(classes_file="names.json")
+    told = json.loads((out.path / "history.json").read_text())
+    assert (told["classes"], told["imported"]["hits"]) == (["a", "b", "c, wild"], 12)
 
 
 def test_a_checkpoint_alone_runs_no_code(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

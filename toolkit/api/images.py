@@ -156,8 +156,8 @@ def images(
     what = f"{name}/{split}"
     names = {} if classes is None else {"classes": np.array([str(word) for word in classes])}
     pixels = to_float(to_nchw(x, what=what), what=what)
-    known = read_classes(names, labels=y, what=what)
-    arrays = LabelledImages.from_arrays(pixels, y, classes=known, name=name, split=split)
+    known, first = read_classes(names, labels=y, what=what)
+    arrays = LabelledImages.from_arrays(pixels, y - first if first else y, classes=known, name=name, split=split)
     return Images(None, split=split, limit=limit, seed=seed, arrays=arrays)
 
 

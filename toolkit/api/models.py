@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from edgeproof.config import AttackConfig, BuildConfig, build_config
 from edgeproof.data.base import LabelledImages
+from edgeproof.data.classes import fit_classes
 from edgeproof.engines.base import Engine
 from edgeproof.engines.specs import EngineSpec, read_specs
 from edgeproof.errors import ConfigError, DataError
@@ -314,7 +315,7 @@ def open_attacked(
         _class_names(model, data)
         text = f"{model.spec.backend}:{model.source}" if queries and model.source.is_file() else str(model.source)
         return stack.enter_context(open_sources([text], queries=queries, device=device, batch_size=size))
-    about = (model.name, data.input_shape, data.num_classes, device, (model.sha256,))
+    about = (model.name, data.input_shape, model.num_classes, device, (model.sha256,))
     if model.framework == "torch":
         return Checkpoint(classifier(model, data).to(torch_device(device)), *about)
     if not queries:
@@ -331,14 +332,7 @@ def _class_names(model: Model, data: LabelledImages) -> tuple[str, ...]:
         raise DataError(
             f"{model.name} takes images of shape {model.input_shape}; those of {data.name} are {data.input_shape}"
         )
-    if model.num_classes != data.num_classes:
-        raise DataError(f"{model.name} has {model.num_classes} classes; {data.name} has {data.num_classes}")
-    if model.classes and model.classes != data.classes:
-        raise DataError(
-            f"{model.name} is for the classes {', '.join(model.classes[:4])}, ... and {data.name} has "
-            f"{', '.join(data.classes[:4])}, ...; expected the same names in the same order"
-        )
-    return data.classes
+    return fit_classes(data, model.classes, count=model.num_classes, model=model.name, quiet=True).classes
 
 
 def _loaded(spec: EngineSpec, folder: Folder | None, *, classes: Sequence[str] | None, device: str) -> Model:

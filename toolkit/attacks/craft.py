@@ -58,7 +58,12 @@ def attack_sweep(configs: Sequence[AttackConfig], outs: Sequence[Run]) -> None:
     spec, texts = find_attack(config.attack), (config.model, *(config.ensemble_builds or ()))
     queries = spec.access == "queries"
     with open_sources(
-        texts, queries=queries, device=config.device, batch_size=config.batch_size, output=config.output
+        texts,
+        queries=queries,
+        device=config.device,
+        batch_size=config.batch_size,
+        output=config.output,
+        classes_file=config.classes_file,
     ) as source:
         images_of = source.data(config.data)
         data = _clean_images(config, images_of)
@@ -107,7 +112,7 @@ def craft_sets(
         AttackContractError: When the attack breaks its promise.
     """
     config, size, seed = configs[0], configs[0].batch_size, configs[0].seed
-    source.check_fits(data)
+    data = source.fitted(data)
     checked = source.self_check(data, batch_size=size)
     deployed = _open_deployed(config, data)
     second = deployed and deployed.follow
@@ -125,7 +130,8 @@ def craft_sets(
     if config.gradients == "bf16" and source.has_gradients and spec.access != "data":
         _report_bf16(source, attacks[-1], data, config)
     attacks = [
-        fit_on_training(each, source, load_train, at, seed=seed) for each, at in zip(attacks, folders, strict=True)
+        fit_on_training(each, source, lambda: source.fitted(load_train(), quiet=True), at, seed=seed)
+        for each, at in zip(attacks, folders, strict=True)
     ]
     chunks = [_chunks_of(folder) for folder in folders]
     write_chunks(attacks, chunks, source, data, batch_size=size, seed=seed)
@@ -175,8 +181,11 @@ def _open_deployed(config: AttackConfig, data: LabelledImages) -> SourceModel | 
     """Open the second build of an attack on the difference of two, checked as the first one is."""
     if config.deployed is None:
         return None
-    deployed = open_source(Path(config.deployed), device=config.device, output=config.output)
-    deployed.check_fits(data)
+    deployed = open_source(
+        Path(config.deployed), device=config.device, output=config.output, classes_file=config.classes_file
+    )
+    if deployed.fitted(data, quiet=True).classes != data.classes:
+        raise DataError(f"{config.deployed} orders its classes differently than the source model; export both again")
     deployed.self_check(data, batch_size=config.batch_size)
     return _prepared(deployed, data, config)
 

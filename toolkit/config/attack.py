@@ -18,11 +18,16 @@ class AttackConfig(Strict):
     output: str | None = Field(
         None, description="which output holds the scores of the classes, where a graph has several"
     )
+    classes_file: str | None = Field(
+        None, description="class names in the model's order, a line each or JSON, where the graph has none"
+    )
     deployed: str | None = Field(
         None, description="second build, an ONNX file or train run, for attacks on the difference (diva)"
     )
     data: str | None = Field(None, description="data set (default: the one the source model was trained on)")
-    split: Literal["test", "validation", "calibration", "train"] = Field("test", description="which images")
+    split: Literal["test", "validation", "calibration", "train", "all"] = Field(
+        "test", description="which images; all: every image of a folder that has no test/"
+    )
     eps: Number = Field(8 / 255, description="budget in [0, 1] pixel units; 8/255 is understood")
     params: dict[str, Any] = Field(default_factory=dict, description="parameters of the attack")
     pixels: Pixels = Field("float", description="uint8 keeps adversaries on the 8-bit grid, inside the budget")

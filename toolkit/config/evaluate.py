@@ -30,8 +30,14 @@ class EvalConfig(Strict):
     data: str | None = Field(
         None, description="data set whose test images are the clean ones, where no attack run is given"
     )
+    split: Literal["test", "all"] = Field(
+        "test", description="which images of the data set; all: every image of a folder that has no test/"
+    )
     output: str | None = Field(
         None, description="which output holds the scores of the classes, where a graph has several"
+    )
+    classes_file: str | None = Field(
+        None, description="class names in the models' order, a line each or JSON, for graphs that have none"
     )
     reference: str | None = Field(None, description="engine that the others are compared with (default: the first)")
     batch_size: int = Field(256, ge=1, description="images a call")

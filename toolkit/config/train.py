@@ -75,5 +75,8 @@ class ImportConfig(Strict):
     std: tuple[float, ...] = Field((), description="then divided by (default: 1)")
     input_shape: tuple[int, int, int] | None = Field(None, description="C,H,W, checked against the data")
     classes: tuple[str, ...] = Field((), description="class names in the network's order (default: the data set's)")
+    classes_file: str | None = Field(
+        None, description='the same from a file: a name per line, or JSON such as {"0": "cat", "1": "dog, wild"}'
+    )
 
     _split = field_validator("mean", "std", "input_shape", "classes", mode="before")(split_at_commas)

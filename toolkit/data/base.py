@@ -278,10 +278,14 @@ def load_splits(config: DataConfig) -> Splits:
 def load_part(config: DataConfig, part: str) -> LabelledImages:
     """Load one part of the data set of a configuration; the test images without reading or splitting the others.
 
+    The part "all" is for data sets that can be taken undivided, such as a folder that has no test/ of its own.
+
     Raises:
         ConfigError: For an unknown name.
         DataError: When the data cannot be used, or a class is too small for the split.
     """
+    if part == "all":
+        return load_dataset(config.name, params={**config.params, "split": "all"}).test
     return load_dataset(config.name, params=config.params).test if part == "test" else load_splits(config).part(part)
 
 

@@ -143,8 +143,9 @@ def _clean_images(
             "computed; save them beside the adversaries, or name the data set they come from"
         )
     if images is not None and labels is not None:
-        classes = clean.classes if clean else read_classes(arrays, labels=labels, what=str(path))
-        return LabelledImages.from_arrays(images, labels, classes=classes, name=path.name, split="test")
+        names = {"classes": np.array(clean.classes)} if clean else arrays
+        classes, counted_from = read_classes(names, labels=labels, what=str(path))
+        return LabelledImages.from_arrays(images, labels - counted_from, classes=classes, name=path.name, split="test")
     if clean is None:
         raise DataError(f"{path} has no labels; expected one of {', '.join(_LABELS)}; it has: {', '.join(arrays)}")
     if count > len(clean):

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgeproof.data.base import LabelledImages
-from edgeproof.errors import ConfigError, DataError, nearest
-from edgeproof.system.untrusted import read_index
+from edgeproof.data.classes import class_index
+from edgeproof.errors import ConfigError, DataError
 from edgeproof.types import Array
 
 _SPEC = re.compile(r"(under|over):(.+)=(\d{1,9})|(long-tailed):(\d{1,9}(?:\.\d{1,9})?)")
@@ -25,12 +25,12 @@ def imbalanced(data: LabelledImages, spec: str, *, seed: int) -> LabelledImages:
         data: The images.
         spec: `under:CLASS=COUNT` keeps so many of the class, `over:CLASS=COUNT` so many of each other class, and
             `long-tailed:RATIO` lets class sizes fall to a RATIO-th, from what the smallest class has; CLASS is a name or
-            an index.
+            an index (#3).
         seed: Seed of the choice.
 
     Raises:
-        ConfigError: When the spec is none of these.
-        DataError: When there is no such class, or it has too few images.
+        ConfigError: When the spec is none of these, or there is no such class.
+        DataError: When a class has too few images.
     """
     match = _SPEC.fullmatch(spec)
     if not match:
@@ -44,29 +44,15 @@ def imbalanced(data: LabelledImages, spec: str, *, seed: int) -> LabelledImages:
     return sample(data, target=target, count=int(count), seed=seed)
 
 
-def class_index(data: LabelledImages, target: int | str) -> int:
-    """Return the index of a class that is given by name or index.
-
-    Raises:
-        DataError: When there is no such class.
-    """
-    if target in data.classes:
-        return data.classes.index(str(target))
-    number = read_index(str(target))
-    if number is not None and number < data.num_classes:
-        return number
-    near = nearest(str(target), data.classes)
-    raise DataError(f"{data.name} has no class {target!r}{near}; it has: {', '.join(data.classes)}")
-
-
 def under_sample(data: LabelledImages, *, target: int | str, count: int, seed: int) -> LabelledImages:
     """Keep `count` images of class `target` and all of the others.
 
     Raises:
-        DataError: When there is no such class or it has fewer than `count` images.
+        ConfigError: When there is no such class.
+        DataError: When it has fewer than `count` images.
     """
     counts = _sizes(data)
-    counts[class_index(data, target)] = count
+    counts[_label(data, target)] = count
     return keep_counts(data, counts, seed=seed)
 
 
@@ -74,11 +60,12 @@ def over_sample(data: LabelledImages, *, target: int | str, count: int, seed: in
     """Keep all images of class `target` and `count` of each other class; nothing is repeated.
 
     Raises:
-        DataError: When there is no such class or another has fewer than `count` images.
+        ConfigError: When there is no such class.
+        DataError: When another has fewer than `count` images.
     """
     sizes = _sizes(data)
     counts = np.full_like(sizes, count)
-    counts[class_index(data, target)] = sizes[class_index(data, target)]
+    counts[_label(data, target)] = sizes[_label(data, target)]
     return keep_counts(data, counts, seed=seed)
 
 
@@ -121,6 +108,10 @@ def keep_counts(data: LabelledImages, counts: Sequence[int] | Array, *, seed: in
         mine = np.flatnonzero(data.labels == label)
         kept.append(np.random.default_rng([seed, 3, label]).permutation(mine)[:count])
     return data.take(np.sort(np.concatenate(kept)))
+
+
+def _label(data: LabelledImages, target: int | str) -> int:
+    return class_index(str(target), data.classes, context=f"{data.name}: ")
 
 
 def _sizes(data: LabelledImages) -> Array:

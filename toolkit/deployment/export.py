@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from edgeproof import __version__
 from edgeproof.config import ExportConfig, ParityLimits, QatConfig, Strict
 from edgeproof.data.base import LabelledImages, Splits, load_dataset, load_splits
+from edgeproof.data.classes import fit_classes
 from edgeproof.data.origin import data_of
 from edgeproof.deployment.build import as_model_error
 from edgeproof.engines.base import open_engine, predict_all
@@ -123,6 +124,10 @@ def export_model(config: ExportConfig, out: Run) -> None:
     splits = load_splits(data_of(source))
     validation, calibration = _choose_images(splits, config)
     with open_engine(checkpoint, backend="pytorch") as engine:
+        info = engine.info
+        names, count = info.classes, info.num_classes
+        validation = fit_classes(validation, names, count=count, model=config.model)
+        train = fit_classes(splits.train, names, count=count, model=config.model, quiet=True)
         reference = predict_all(engine, validation.images, batch_size=config.batch_size)
     export_graphs(
         config,
@@ -132,7 +137,7 @@ def export_model(config: ExportConfig, out: Run) -> None:
         reference=reference,
         validation=validation,
         calibration=calibration,
-        train=splits.train,
+        train=train,
     )
 
 

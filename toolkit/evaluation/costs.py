@@ -13,10 +13,11 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from edgeproof.data.arrays import read_npy
-from edgeproof.errors import ConfigError, DataError, nearest
+from edgeproof.data.classes import class_index
+from edgeproof.errors import ConfigError, DataError
 from edgeproof.evaluation import metrics
 from edgeproof.evaluation.results import MOST_PAIRS, CostPairRecord, CostRecord, CostsRecord
-from edgeproof.system.untrusted import read_csv, read_index, read_json
+from edgeproof.system.untrusted import read_csv, read_json
 from edgeproof.types import Array, Labels
 
 Side: TypeAlias = Literal["miss", "false-alarm", "both"]
@@ -127,20 +128,6 @@ def check_costs(costs: Array, *, classes: Sequence[str], source: str) -> Array:
     for label in map(int, np.flatnonzero(np.diag(costs))):
         raise ConfigError(f"{source}: being right on {classes[label]!r} costs {costs[label, label]:g}; expected 0")
     return costs
-
-
-def class_index(name: str, classes: Sequence[str], *, context: str = "") -> int:
-    """Return the position of a class that is given by its name or its number.
-
-    Raises:
-        ConfigError: When there is none; the message begins with `context`, offers the nearest name and lists all.
-    """
-    if name in classes:
-        return list(classes).index(name)
-    number = read_index(name)
-    if number is not None and number < len(classes):
-        return number
-    raise ConfigError(f"{context}unknown class {name!r}{nearest(name, classes)}; known: {', '.join(classes)}")
 
 
 def cost_record(predicted: Labels, labels: Labels, costs: Array) -> CostRecord:

@@ -16,6 +16,7 @@ from edgeproof import __version__
 from edgeproof.config import EvalConfig
 from edgeproof.data.arrays import write_npz
 from edgeproof.data.base import LabelledImages
+from edgeproof.data.classes import match_classes, model_classes
 from edgeproof.data.shard import parse_shard
 from edgeproof.engines.base import Engine, ShowsKernels, predict_all
 from edgeproof.engines.specs import EngineSpec, read_specs
@@ -100,7 +101,7 @@ def evaluate(config: EvalConfig, out: Run) -> Results:
     """
     specs = read_specs(config.engines)
     gates, reference = check_limits(config, [spec.name for spec in specs])
-    inputs = load_inputs(config.sets, data=config.data)
+    inputs = load_inputs(config.sets, data=config.data, split=config.split)
     with ExitStack() as stack:
         candidates: list[Candidate] = []
         failed: dict[EngineSpec, ModelError | UnavailableError] = {}
@@ -161,6 +162,8 @@ def measure(
         DataError: When an engine takes other images.
     """
     gates, reference = check_limits(config, [each.name for each in candidates])
+    engines = {each.name: each.engine for each in candidates}
+    inputs = _fitted(inputs, engines, config)
     costs = choose_costs(
         file=config.costs,
         protect=config.protect or (),
@@ -170,9 +173,6 @@ def measure(
     )
     if config.max_cost and costs is None:
         raise ConfigError(f"--max-cost {config.max_cost[0]!r} needs costs: give --costs FILE or --protect CLASS")
-    engines = {each.name: each.engine for each in candidates}
-    for name, engine in engines.items():
-        _check_fit(name, engine, inputs.clean)
     sets = inputs.records()
     if config.shard is not None:
         # The hashes stay those of the whole sets, so that shards can be compared with each other.
@@ -240,20 +240,27 @@ def check_limits(config: EvalConfig, names: Sequence[str]) -> tuple[tuple[Gate, 
     return gates, config.reference or names[0]
 
 
-def _check_fit(name: str, engine: Engine, clean: LabelledImages) -> None:
-    """Refuse an engine for other images or classes than these."""
-    info = engine.info
-    if info.input_shape != clean.input_shape:
-        raise DataError(
-            f"{name} takes images of shape {info.input_shape}; those of {clean.name} are {clean.input_shape}"
-        )
-    if info.num_classes != clean.num_classes:
-        raise DataError(f"{name} has {info.num_classes} classes; {clean.name} has {clean.num_classes}")
-    if info.classes and info.classes != clean.classes:
-        raise DataError(
-            f"{name} was built for the classes {', '.join(info.classes[:4])}, ... and {clean.name} has "
-            f"{', '.join(clean.classes[:4])}, ...; expected the same names in the same order"
-        )
+def _fitted(inputs: EvalInputs, engines: Mapping[str, Engine], config: EvalConfig) -> EvalInputs:
+    """Bring the labels into the engines' order of classes, and refuse engines for other images or of different orders."""
+    first = ""
+    infos = {name: engine.info for name, engine in engines.items()}
+    for name in sorted(infos, key=lambda name: not infos[name].classes):  # those that name their classes decide
+        info, count, clean = infos[name], infos[name].num_classes, inputs.clean
+        if info.input_shape != clean.input_shape:
+            raise DataError(
+                f"{name} takes images of shape {info.input_shape}; those of {clean.name} are {clean.input_shape}"
+            )
+        names = info.classes
+        if not names or (config.classes_file is not None and len(engines) == 1):
+            names = model_classes(names, config.classes_file, count=count, model=name)
+        mapping, classes = match_classes(clean, names, count=count, model=name, quiet=bool(first))
+        if first and classes != clean.classes:
+            raise DataError(
+                f"{first} and {name} have different classes or order them differently ({count} and {clean.num_classes} "
+                "classes); evaluate them apart, or export them from one run"
+            )
+        inputs, first = inputs.of_classes(mapping, classes), first or name
+    return inputs
 
 
 def _run_all(

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from edgeproof.config import parse_number
+from edgeproof.data.classes import class_index
 from edgeproof.errors import ConfigError, nearest
-from edgeproof.evaluation.costs import class_index
 from edgeproof.evaluation.metrics import Rate
 from edgeproof.evaluation.results import KNEW, CellRecord, EngineRecord, GateRecord, LeftOutRecord, SetRecord
 

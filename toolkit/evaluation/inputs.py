@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from edgeproof.config import DataConfig
 from edgeproof.data.arrays import to_storage
-from edgeproof.data.base import AdversarialSet, LabelledImages, load_adversarial_set, load_dataset
+from edgeproof.data.base import AdversarialSet, LabelledImages, load_adversarial_set, load_part
+from edgeproof.data.classes import relabelled
 from edgeproof.data.foreign import load_foreign_set
 from edgeproof.engines.specs import distinct_names
 from edgeproof.errors import ConfigError, DataError
@@ -18,7 +20,7 @@ from edgeproof.evaluation.metrics import predictions
 from edgeproof.evaluation.results import SetRecord
 from edgeproof.evaluation.scoring import CLEAN
 from edgeproof.runs import Run
-from edgeproof.types import Array, Images, Labels
+from edgeproof.types import Array, Images, Labels, Logits
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,39 @@ class EvalInputs:
             sets.append(part)
         return EvalInputs(clean, tuple(sets))
 
+    def of_classes(self, mapping: Array, classes: tuple[str, ...]) -> EvalInputs:
+        """Return the same images labelled by other classes, of which a label's is `mapping[label]`.
+
+        Raises:
+            DataError: When a source model has a class that is none of these.
+        """
+        clean = relabelled(self.clean, mapping, classes)
+        if clean is self.clean:
+            return self
+
+        def moved(logits: Logits | None, name: str) -> Logits | None:
+            if logits is None:
+                return None
+            if mapping.min() < 0:
+                missing = self.clean.classes[int(mapping.argmin())]
+                raise DataError(
+                    f"{name}: its source model has the class {missing!r}, which the engines do not; attack again"
+                )
+            columns = np.full((len(logits), len(classes)), -np.inf, logits.dtype)
+            columns[:, mapping] = logits
+            return columns
+
+        sets = (
+            replace(
+                set_,
+                clean=clean,
+                source_logits=moved(set_.source_logits, set_.name),
+                source_clean_logits=moved(set_.source_clean_logits, set_.name),
+            )
+            for set_ in self.sets
+        )
+        return EvalInputs(clean, tuple(sets))
+
     def source_predictions(self) -> dict[str, tuple[Labels, Labels]]:
         """Return the source model's predictions on clean and attacked images, for the sets that carry its logits."""
         return {
@@ -71,12 +106,13 @@ class EvalInputs:
         }
 
 
-def load_inputs(runs: Sequence[str], *, data: str | None) -> EvalInputs:
+def load_inputs(runs: Sequence[str], *, data: str | None, split: str = "test") -> EvalInputs:
     """Open attack runs and adversarial sets of other tools, or a data set's test images when there are neither.
 
     Args:
         runs: Attack runs, and files that other tools wrote (npz or pt with adversarial images and labels).
         data: A data set: what is measured on when nothing else is given, and what a file without clean images was made from.
+        split: Which part of it, as `load_part` takes it.
 
     Raises:
         ConfigError: When there is neither.
@@ -88,11 +124,11 @@ def load_inputs(runs: Sequence[str], *, data: str | None) -> EvalInputs:
             "nothing to evaluate on: give attack runs with --adversaries RUN, or clean images with --data NAME"
         )
     if not runs:
-        return EvalInputs(load_dataset(data or "").test, ())
+        return EvalInputs(load_part(DataConfig(name=data or ""), split), ())
     own = {path: load_adversarial_set(Run.open(path, kind="attack")) for path in runs if not Path(path).is_file()}
     clean = next((set_.clean for set_ in own.values()), None)
     if clean is None and data is not None:
-        clean = load_dataset(data).test
+        clean = load_part(DataConfig(name=data), split)
 
     return join_sets({path: own[path] if path in own else load_foreign_set(Path(path), clean=clean) for path in runs})
 

@@ -42,6 +42,7 @@ class ImportedClassifier(nn.Module):
         input_shape: (C, H, W).
         classes: The name of each class: as the file says, else its number.
         num_classes: K.
+        named: The class names that the file has, or ().
         output: Name of the output that holds the scores of the classes.
         probabilities: Whether the graph ends in a softmax. `forward` leaves it out, since gradients through it vanish.
     """
@@ -64,6 +65,7 @@ class ImportedClassifier(nn.Module):
         self.input_shape = input_shape
         self.classes = tuple(classes)
         self.num_classes = len(self.classes)
+        self.named: tuple[str, ...] = ()
         self.output = output
         self.probabilities = probabilities
 
@@ -140,15 +142,17 @@ def import_onnx(
         classes = _class_names(model, count=count)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
-    return ImportedClassifier(
+    imported = ImportedClassifier(
         graph,
         graph_input=about,
         name=path.name,
         input_shape=shape,
-        classes=classes,
+        classes=classes or tuple(map(str, range(count))),
         output=target,
         probabilities=logits != target,
-    ).eval()
+    )
+    imported.named = classes
+    return imported.eval()
 
 
 def before_softmax(graph: GraphProto, target: str) -> str:
@@ -192,14 +196,14 @@ def _count_classes(graph: nn.Module, about: GraphInput, shape: Shape) -> tuple[G
 
 
 def _class_names(model: ModelProto, *, count: int) -> tuple[str, ...]:
-    """Return the names that our exporter has written into the file, else the classes' numbers."""
+    """Return the names that our exporter has written into the file, or ()."""
     text = next((entry.value for entry in model.metadata_props if entry.key == "edgeproof.classes"), "null")
     try:
         names = json.loads(text)
     except ValueError as error:
         raise ModelError(f"its metadata edgeproof.classes are no JSON ({text[:40]!r})") from error
     if names is None:
-        return tuple(map(str, range(count)))
+        return ()
     if not isinstance(names, list) or len(names) != count:
         raise ModelError(f"its metadata name {len(names)} classes, and it gives {count} logits")
     if not all(is_text(str(name)) for name in names):

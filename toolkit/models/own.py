@@ -11,7 +11,8 @@ import torch
 
 from edgeproof.config import ImportConfig
 from edgeproof.data.base import LabelledImages, load_part
-from edgeproof.errors import ModelError
+from edgeproof.data.classes import fit_classes, read_class_file
+from edgeproof.errors import ConfigError, ModelError
 from edgeproof.models.base import Classifier, build_classifier, load_weights, save_classifier
 from edgeproof.models.weights import fit_names, read_weights
 from edgeproof.models.wrapped import per_channel
@@ -67,7 +68,7 @@ def own_classifier(
 def import_model(config: ImportConfig, out: Run) -> None:
     """Write a train run around the user's own network, after trying it on test images.
 
-    The accuracy is told on stderr and kept in `history.json`: wrong mean and std, or classes in another order, show there.
+    The accuracy is said on stderr and kept in `history.json`: wrong mean and std, or classes in another order, show there.
 
     Raises:
         ConfigError: For an unknown name.
@@ -79,22 +80,23 @@ def import_model(config: ImportConfig, out: Run) -> None:
         raise ModelError(
             f"input_shape = {config.input_shape}, but the images of {test.name} are {test.input_shape}; expected the same"
         )
-    if config.classes and len(config.classes) != test.num_classes:
-        raise ModelError(
-            f"{len(config.classes)} classes are named, but {test.name} has {test.num_classes}; expected one name a class"
-        )
+    if config.classes and config.classes_file:
+        raise ConfigError("classes and classes_file both name the network's classes; give one of them")
+    names = read_class_file(Path(config.classes_file)) if config.classes_file else config.classes
+    if names:
+        test = fit_classes(test, names, count=len(names), model=config.model)
     model = own_classifier(
         config.model,
         Path(config.weights),
         input_shape=test.input_shape,
-        classes=config.classes or test.classes,
+        classes=test.classes,
         mean=config.mean or None,
         std=config.std or None,
     )
     hits, total = _try_out(model, test.head(_CHECKED))
     LOG.info(
-        f"edgeproof: {config.model} classifies {hits} of {total} test images rightly; "
-        "if that is less than it should be, check mean, std and the order of the classes"
+        f"edgeproof: {config.model} classifies {hits} of {total} test images correctly; "
+        "if that is less than it should be, check mean, std and the order of the classes (--classes-file)"
     )
     save_classifier(out.path / "model.safetensors", model)
     tried = {"split": "test", "hits": hits, "total": total}

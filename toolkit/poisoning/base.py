@@ -12,7 +12,7 @@ from torch import Tensor
 
 from edgeproof.config import PoisonConfig
 from edgeproof.data.base import LabelledImages, Splits, load_splits
-from edgeproof.data.imbalance import class_index
+from edgeproof.data.classes import class_index
 from edgeproof.data.poison import ABOUT, PoisonedImages, choose_poisoned, poison_splits, save_poison
 from edgeproof.data.records import PoisonAbout
 from edgeproof.errors import ConfigError, DataError
@@ -106,8 +106,7 @@ def read_target(text: str | None, *, data: LabelledImages) -> tuple[int, ...] | 
         data: For the names and the number of classes.
 
     Raises:
-        ConfigError: For another text.
-        DataError: For an unknown class.
+        ConfigError: For another text, or an unknown class.
     """
     if text is None:
         return None
@@ -115,7 +114,7 @@ def read_target(text: str | None, *, data: LabelledImages) -> tuple[int, ...] | 
     if text == "next":
         return tuple((label + 1) % count for label in range(count))
     if text.startswith("to="):
-        return (class_index(data, text.removeprefix("to=")),) * count
+        return (class_index(text.removeprefix("to="), data.classes, context=f"{data.name}: "),) * count
     words = text.split(",")
     numbers = [number for word in words if (number := read_index(word.strip())) is not None and number < count]
     if len(words) != count or len(numbers) != count:

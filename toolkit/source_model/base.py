@@ -13,6 +13,7 @@ from torch import Tensor
 
 from edgeproof.config import DataConfig
 from edgeproof.data.base import LabelledImages
+from edgeproof.data.classes import fit_classes
 from edgeproof.errors import ConfigError, DataError
 from edgeproof.source_model.folding import fast_form
 from edgeproof.source_model.gradients import Averaged, ForwardPass, Loss, value_and_grad
@@ -33,6 +34,7 @@ class SourceModel:
         name: For people.
         input_shape: (C, H, W).
         num_classes: K.
+        classes: The name of each class, or () where the model does not say.
         device: Where it computes.
         sha256: Of what was opened: a checkpoint's weights or a graph; one for each member of an ensemble.
         trained_on: The data that it was trained on, where a run says so.
@@ -50,6 +52,7 @@ class SourceModel:
     sha256: tuple[str, ...] = ()
     trained_on: DataConfig | None = None
     checkpoint: Path | None = None
+    classes: tuple[str, ...] = ()
     fast: Averaged | None = None
     probabilities: bool = False
 
@@ -121,17 +124,17 @@ class SourceModel:
         logits: Logits = torch.cat(parts).cpu().numpy()
         return logits
 
-    def check_fits(self, data: LabelledImages) -> None:
-        """Refuse images of another shape, or of another number of classes.
+    def fitted(self, data: LabelledImages, *, quiet: bool = False) -> LabelledImages:
+        """Return the images with their labels in the model's order of classes; see `fit_classes`.
 
         Raises:
-            DataError: With both.
+            DataError: For images of another shape, or of classes that the model does not have.
         """
-        if tuple(self.input_shape) != data.input_shape or self.num_classes != data.num_classes:
+        if tuple(self.input_shape) != data.input_shape:
             raise DataError(
-                f"{data.name} has images {data.input_shape} of {data.num_classes} classes; "
-                f"the source model {self.name!r} takes {tuple(self.input_shape)} and {self.num_classes} classes"
+                f"{data.name} has images {data.input_shape}; the source model {self.name!r} takes {tuple(self.input_shape)}"
             )
+        return fit_classes(data, self.classes, count=self.num_classes, model=self.name, quiet=quiet)
 
     def data(self, name: str | None) -> DataConfig:
         """Return the data set of that name, or the one that the model was trained on.

@@ -25,5 +25,12 @@ def open_checkpoint(path: Path, *, device: str) -> Checkpoint:
     weights = run.file("model.safetensors")
     model = load_classifier(weights, device=device)
     return Checkpoint(
-        model, run.path.name, model.input_shape, model.num_classes, device, (sha256_file(weights),), data_of(run)
+        model,
+        run.path.name,
+        model.input_shape,
+        model.num_classes,
+        device,
+        (sha256_file(weights),),
+        data_of(run),
+        classes=model.classes,
     )

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edgeproof.data.classes import model_classes
 from edgeproof.engines.base import Engine, predict_all
 from edgeproof.engines.specs import read_specs
 from edgeproof.errors import ConfigError
@@ -61,11 +62,11 @@ class QueriedEngine(SourceModel):
 
 @contextmanager
 def open_engine_source(
-    text: str, *, device: str, batch_size: int, output: str | None = None
+    text: str, *, device: str, batch_size: int, output: str | None = None, classes_file: str | None = None
 ) -> Iterator[QueriedEngine]:
     """Open an engine, `[BACKEND:]PATH`, for an attack that asks it directly: no import, no gradients.
 
-    Of several outputs the one called `output` holds the scores of the classes.
+    Of several outputs the one called `output` holds the scores of the classes, which `classes_file` names.
 
     Raises:
         ConfigError: When the text stands for several graphs.
@@ -85,4 +86,5 @@ def open_engine_source(
             device,
             (info.sha256,),
             trained_on,
+            classes=model_classes(info.classes, classes_file, count=info.num_classes, model=name),
         )

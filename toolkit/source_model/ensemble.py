@@ -9,6 +9,7 @@ from torch import Tensor
 
 from edgeproof.data.base import LabelledImages
 from edgeproof.engines.specs import distinct_names
+from edgeproof.errors import DataError
 from edgeproof.source_model.base import SourceModel
 from edgeproof.source_model.gradients import Averaged
 from edgeproof.types import GradientMode
@@ -45,10 +46,19 @@ class Ensemble(SourceModel):
         names = distinct_names([member.name for member in self.members], taken=())
         return dict(zip(names, self.members, strict=True))
 
-    def check_fits(self, data: LabelledImages) -> None:
-        """Refuse images that a member does not take."""
+    def fitted(self, data: LabelledImages, *, quiet: bool = False) -> LabelledImages:
+        """Return the images with their labels in the order of classes that all members have.
+
+        Raises:
+            DataError: For images that a member does not take, or members of different orders.
+        """
+        fitted = super().fitted(data, quiet=quiet)
         for member in self.members:
-            member.check_fits(data)
+            if member.fitted(fitted, quiet=True).classes != fitted.classes:
+                raise DataError(
+                    f"{member.name} and {self.members[0].name} order their classes differently; attack them apart"
+                )
+        return fitted
 
 
 def combine(members: Sequence[SourceModel]) -> SourceModel:
@@ -63,6 +73,7 @@ def combine(members: Sequence[SourceModel]) -> SourceModel:
         num_classes=first.num_classes,
         device=first.device,
         sha256=tuple(sha256 for member in members for sha256 in member.sha256),
+        classes=next((member.classes for member in members if member.classes), ()),
         trained_on=first.trained_on,
         members=tuple(members),
     )

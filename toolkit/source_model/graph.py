@@ -17,6 +17,7 @@ import torch
 from edgeproof.config import DataConfig
 from edgeproof.config.names import IN_MEMORY
 from edgeproof.data.base import LabelledImages
+from edgeproof.data.classes import model_classes
 from edgeproof.data.origin import data_of
 from edgeproof.engines.base import EngineOptions, open_engine, predict_all
 from edgeproof.engines.specs import verified
@@ -102,8 +103,8 @@ class Graph(SourceModel):
             return predict_all(engine, images, batch_size=batch_size), engine.info.precision
 
 
-def open_graph(path: Path, *, device: str, output: str | None = None) -> Graph:
-    """Open an ONNX file, of several outputs the one of that name.
+def open_graph(path: Path, *, device: str, output: str | None = None, classes_file: str | None = None) -> Graph:
+    """Open an ONNX file, of several outputs the one of that name; `classes_file` names the classes where the file does not.
 
     Raises:
         RunError: For a file of a run whose hash has changed.
@@ -119,6 +120,7 @@ def open_graph(path: Path, *, device: str, output: str | None = None) -> Graph:
         name=name,
         input_shape=model.input_shape,
         num_classes=model.num_classes,
+        classes=model_classes(model.named, classes_file, count=model.num_classes, model=name),
         device=device,
         sha256=(hash_model(path),),
         trained_on=trained_on,

@@ -20,7 +20,8 @@ from torch.nn import functional
 from edgeproof.attacks.base import Draws
 from edgeproof.config import TrainConfig
 from edgeproof.data.arrays import write_npz
-from edgeproof.data.base import LabelledImages, Splits, load_splits
+from edgeproof.data.base import PARTS, LabelledImages, Splits, load_splits
+from edgeproof.data.classes import fit_classes
 from edgeproof.data.poison import load_poison, poison_splits
 from edgeproof.data.squeeze import squeeze
 from edgeproof.errors import ConfigError, DataError, ModelError
@@ -105,6 +106,15 @@ def _load_splits(config: TrainConfig) -> Splits:
     splits = load_splits(config.data)
     if not len(splits.train):
         raise DataError(f"data set {config.data.name!r} has no training images; it can be attacked and evaluated only")
+    if (
+        config.start_from is not None
+    ):  # its order of the classes may be another, as of folders that are named by numbers
+        names = load_classifier(Run.open(config.start_from, kind="train").file(CHECKPOINT)).classes
+        if sorted(names) == sorted(splits.train.classes):
+            parts = {
+                part: fit_classes(splits.part(part), names, count=len(names), model=config.start_from) for part in PARTS
+            }
+            splits = Splits(**parts)
     if config.poison is not None:
         splits = poison_splits(splits, load_poison(Run.open(config.poison, kind="poison")))
     if config.squeeze is not None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from edgeproof.data.arrays import write_npz
 from edgeproof.data.base import load_dataset
-from edgeproof.data.imbalance import class_index
+from edgeproof.data.classes import class_index
 from edgeproof.engines.base import predict_all
 from edgeproof.runs import Run
 from edgeproof.studies.imbalance.published import BALANCED
@@ -34,7 +34,7 @@ def measure(config: Mapping[str, Any], out: Run) -> None:
     """
     batch_size, device = config["batch_size"], config["device"]
     test = load_dataset(config["data"]).test
-    rows = np.flatnonzero(test.labels == class_index(test, config["target"]))
+    rows = np.flatnonzero(test.labels == class_index(str(config["target"]), test.classes))
     mine = test.take(rows)
     found: dict[str, Array] = {"labels": test.labels, "rows": rows}
     checkpoints = {name: Run.open(run, kind="train").file(WEIGHTS) for name, run in config["networks"].items()}
