@@ -113,6 +113,8 @@ def _prepared() -> Iterator[None]:
             "ignore", message=".*legacy TorchScript-based ONNX export.*", category=DeprecationWarning
         )
         warnings.filterwarnings("ignore", message="The feature will be removed.*", category=DeprecationWarning)
+        # Of torch's own layers, whose checks of their arguments are no part of the graph; of a user's code it is said.
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning, module=r"torch\.nn\.")  # type: ignore[attr-defined]
         logger.setLevel(logging.ERROR)
         torch.backends.mha.set_fastpath_enabled(False)
         try:

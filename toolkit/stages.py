@@ -113,7 +113,11 @@ def _attack_inputs(config: AttackConfig) -> Inputs:
     from edgeproof.engines.specs import spec_path
 
     builds = {f"build {number}": Path(path) for number, path in enumerate(config.ensemble_builds or (), start=1)}
-    named = {"model": spec_path(config.model), **_paths(deployed=config.deployed, classes=config.classes_file), **builds}
+    named = {
+        "model": spec_path(config.model),
+        **_paths(deployed=config.deployed, classes=config.classes_file),
+        **builds,
+    }
     return {**named, **_model_data(config.model, config.data)}
 
 

@@ -257,7 +257,7 @@ def test_what_bf16_costs_in_success_is_said(tmp_path: Path, caplog: pytest.LogCa
 def test_a_source_model_of_other_images_is_refused(tmp_path: Path) -> None:
     source = train_run(tmp_path / "train", shape=(3, 32, 32))
     config = AttackConfig(attack="fgsm", model=str(source), eps=0.1)
-    with start(tmp_path / "b") as out, pytest.raises(DataError, match=r"takes \(3, 32, 32\) and 10 classes"):
+    with start(tmp_path / "b") as out, pytest.raises(DataError, match=r"the source model .* takes \(3, 32, 32\)"):
         attack(config, out)
 
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -126,3 +128,27 @@ def test_the_random_state_is_left_alone(tmp_path: Path) -> None:
     before = torch.random.get_rng_state()
     export_onnx(build_toy("vgg"), tmp_path / "m.onnx", input_shape=SHAPE, exporter="torchscript")
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_frozen_transformer_layers_are_exported_and_the_fast_path_is_left_as_it_was(
+    tmp_path: Path, exporter: Literal["dynamo", "torchscript"], norm_first: bool
+) -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True, norm_first=norm_first)
+            self.fc = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.fc(self.layer(x.flatten(2).transpose(1, 2))[:, 0])
+            return logits
+
+    torch.manual_seed(0)
+    module = Tokens().eval().requires_grad_(False)
+    before = torch.backends.mha.get_fastpath_enabled()
+    export_onnx(module, tmp_path / "t.onnx", input_shape=(4, 3, 3), exporter=exporter)
+    assert torch.backends.mha.get_fastpath_enabled() == before
+    images = np.random.default_rng(0).random((5, 4, 3, 3), dtype=np.float32)
+    assert_near(run_graph(tmp_path / "t.onnx", images), torch_logits(module, images))

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -181,8 +182,97 @@ def test_files_without_usable_weights_are_told_apart(folder: Path) -> None:
         own(folder / "empty.pt")
     weights = dict(fresh().state_dict())
     torch.save({"student": weights, "teacher": weights}, folder / "two.pt")
-    with pytest.raises(ModelError, match="has the state dicts 'student', 'teacher'; expected one"):
+    with pytest.raises(
+        ModelError, match="has the state dicts 'student', 'teacher'; choose one with --weights-key, such as student"
+    ):
         own(folder / "two.pt")
+    own(folder / "two.pt", weights_key="student")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit's, of itself
+        torch.jit.save(torch.jit.trace(fresh(), torch.zeros(1, 1, 16, 16)), str(folder / "script.pt"))
+    with pytest.raises(
+        ModelError, match=r"script.pt is a TorchScript archive.*torch\.jit\.load\('script\.pt'\)\.state_dict\(\)"
+    ):
+        own(folder / "script.pt")
+    with warnings.catch_warnings():  # what the message says to do works
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.save(torch.jit.load(str(folder / "script.pt")).state_dict(), folder / "weights.pt")
+    own(folder / "weights.pt")
+
+
+def odd(number: int) -> dict[str, torch.Tensor]:
+    """Return the network's weights, of which the first is filled with a number."""
+    weights = dict(fresh().state_dict())
+    return {**weights, "model.0.bias": torch.full_like(weights["model.0.bias"], number)}
+
+
+def chosen(path: Path, key: str | None = None) -> float:
+    """Return the number of the weights that were taken."""
+    return float(own(path, weights_key=key).network.state_dict()["model.0.bias"][0])
+
+
+def under(start: str, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"{start}{name}": value for name, value in weights.items()}
+
+
+def test_any_prefix_is_taken_off_and_what_is_outside_it_is_named(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    loss = {"criterion.weight": torch.ones(3), "metric.state": torch.ones(1)}
+    torch.save({"state_dict": {**loss, **under("lit_net.module.", odd(5))}}, folder / "w.ckpt")
+    assert chosen(folder / "w.ckpt") == 5
+    assert (
+        "the network's weights are those named lit_net.module.*; left out: criterion.weight, metric.state"
+        in caplog.text
+    )
+
+
+def test_a_weight_that_the_network_lacks_inside_the_prefix_is_refused(folder: Path) -> None:
+    torch.save(under("net.", {**odd(5), "model.9.weight": torch.ones(3)}), folder / "w.pt")
+    with pytest.raises(ModelError, match=r"has 'model.9.weight' too many"):
+        own(folder / "w.pt")
+    torch.save({**odd(5), "criterion.weight": torch.ones(3)}, folder / "w.pt")
+    with pytest.raises(ModelError, match=r"has 'criterion.weight' too many"):
+        own(folder / "w.pt")
+
+
+def test_of_two_copies_the_usual_one_is_taken_and_a_key_chooses(folder: Path) -> None:
+    torch.save({**under("net.", odd(1)), **under("ema_net.", odd(2))}, folder / "w.pt")
+    assert [chosen(folder / "w.pt", key) for key in (None, "ema_net", "net.")] == [1, 2, 1]
+    torch.save({**under("student.", odd(1)), **under("teacher.", odd(2))}, folder / "w.pt")
+    with pytest.raises(ModelError, match=r"more than once, as student\.\*, teacher\.\*; choose one with --weights-key"):
+        own(folder / "w.pt")
+    assert chosen(folder / "w.pt", "teacher") == 2
+    with pytest.raises(
+        ModelError, match=r"no entry 'pupil' and no weights pupil\.\*; its weights begin with student, teacher"
+    ):
+        own(folder / "w.pt", weights_key="pupil")
+
+
+def test_of_several_state_dicts_the_usual_one_is_taken_and_said(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    torch.save({"state_dict_ema": odd(2), "state_dict": odd(1), "epoch": 3}, folder / "w.pt")
+    assert chosen(folder / "w.pt") == 1
+    assert "has the state dicts 'state_dict_ema', 'state_dict'; 'state_dict' is taken; --weights-key" in caplog.text
+    assert chosen(folder / "w.pt", "state_dict_ema") == 2
+    torch.save([odd(3), under("module.", odd(4))], folder / "list.pt")
+    with pytest.raises(ModelError, match="has the state dicts '0', '1'; choose one with --weights-key, such as 0"):
+        own(folder / "list.pt")
+    assert chosen(folder / "list.pt", "1") == 4
+
+
+def test_a_batch_norm_s_counter_may_be_missing_and_nothing_else(folder: Path) -> None:
+    weights = odd(5)
+    old = {name: value for name, value in weights.items() if not name.endswith("num_batches_tracked")}
+    assert len(old) == len(weights) - 1
+    torch.save(under("module.", old), folder / "w.pt")
+    x = torch.rand(5, 1, 16, 16)
+    torch.save(weights, folder / "new.pt")
+    assert torch.equal(own(folder / "w.pt")(x), own(folder / "new.pt")(x))
+    torch.save({name: value for name, value in old.items() if "running_var" not in name}, folder / "w.pt")
+    with pytest.raises(ModelError, match=r"lacks 'model.1.running_var'"):
+        own(folder / "w.pt")
 
 
 def test_weights_of_another_network_and_nan_are_refused(folder: Path) -> None:
@@ -218,7 +308,9 @@ def test_a_network_for_other_images_or_classes_is_told_at_once(folder: Path) -> 
     with pytest.raises(ModelError, match=r"usersnet:Net cannot take images of shape \(3, 16, 16\)"):
         build_classifier("usersnet:Net", input_shape=(3, 16, 16), classes=("a", "b"), mean=[0] * 3, std=[1] * 3)
     torch.save(fresh().state_dict(), folder / "w.pt")
-    with pytest.raises(ModelError, match=r"has shape \(3, 784\); the network expects \(5, 784\)"):
+    with pytest.raises(
+        ModelError, match=r"model\.3\.\w+ is of 3 classes, and 5 are known \(a, b, c, .*name all 3 .*--classes-file"
+    ):
         own(folder / "w.pt", classes=tuple("abcde"))
 
 

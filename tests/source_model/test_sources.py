@@ -90,7 +90,5 @@ def test_only_what_is_attacked_in_another_form_has_a_last_word(sources: dict[str
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_images_of_another_shape_are_refused(kind: str, sources: dict[str, SourceModel]) -> None:
-    with pytest.raises(
-        DataError, match=r"random has images \(3, 8, 8\) of 5 classes; the source model .* takes \(1, 32, 32\)"
-    ):
-        sources[kind].check_fits(labelled_images())
+    with pytest.raises(DataError, match=r"random has images \(3, 8, 8\); the source model .* takes \(1, 32, 32\)"):
+        sources[kind].fitted(labelled_images())

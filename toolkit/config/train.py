@@ -71,6 +71,9 @@ class ImportConfig(Strict):
     data: DataConfig = Field(description="the images that it classifies")
     model: str = Field(description="package.module:factory, timm:NAME or a name that `list models` shows")
     weights: str = Field(description="safetensors file, or torch checkpoint of tensors")
+    weights_key: str | None = Field(
+        None, description="which state dict of a file that has several: its key or index, or what its names begin with"
+    )
     mean: tuple[float, ...] = Field((), description="subtracted from each channel, in [0, 1] units (default: 0)")
     std: tuple[float, ...] = Field((), description="then divided by (default: 1)")
     input_shape: tuple[int, int, int] | None = Field(None, description="C,H,W, checked against the data")

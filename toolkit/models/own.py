@@ -32,17 +32,19 @@ def own_classifier(
     classes: Sequence[str],
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    weights_key: str | None = None,
 ) -> Classifier:
     """Build a classifier around weights that other code has trained.
 
     Args:
         name: `module:factory` of the user's own code, `timm:NAME`, or a built-in network.
-        weights: A safetensors file, or a torch file of tensors; a `state_dict` entry and `module.` prefixes are understood.
+        weights: A safetensors file, or a torch file of tensors; entries such as `state_dict` and prefixes such as `module.` are understood.
         input_shape: (C, H, W).
         classes: The name of each class.
         mean: What the network's training subtracted from each channel, in [0, 1] pixel units (default: 0);
             a single number stands for every channel.
         std: What it then divided by (default: 1), likewise.
+        weights_key: Which state dict of the file, as `read_weights` takes it.
 
     Returns:
         In eval mode, without gradients of the weights.
@@ -60,7 +62,15 @@ def own_classifier(
             mean=per_channel(mean or [0.0], channels),
             std=per_channel(std or [1.0], channels),
         )
-    found = fit_names(read_weights(weights), model.network.state_dict().keys())
+    network = model.network.state_dict()
+    found = fit_names(read_weights(weights, key=weights_key), network, source=str(weights))
+    for key, value in found.items():
+        mine = network[key].shape if key in network else value.shape
+        if value.shape[:1] != mine[:1] == (model.num_classes,) and value.shape[1:] == mine[1:]:
+            raise ModelError(
+                f"{weights}: {key} is of {len(value)} classes, and {model.num_classes} are known ({', '.join(classes[:3])}, ...); "
+                f"name all {len(value)} in the network's order, with --classes-file FILE or --classes"
+            )
     load_weights(model.network, found, source=str(weights))
     return model.eval().requires_grad_(False)
 
@@ -92,6 +102,7 @@ def import_model(config: ImportConfig, out: Run) -> None:
         classes=test.classes,
         mean=config.mean or None,
         std=config.std or None,
+        weights_key=config.weights_key,
     )
     hits, total = _try_out(model, test.head(_CHECKED))
     LOG.info(
