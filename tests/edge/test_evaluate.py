@@ -249,6 +249,42 @@ def test_an_engine_for_other_images_or_classes_is_refused(make_set: MakeSet, tmp
             run_eval(tmp_path / f"eval-{path.stem}", engines=[str(path)], sets=[str(make_set())])
 
 
+def test_an_engine_of_the_same_classes_in_another_order_or_of_more_counts_by_name(
+    make_set: MakeSet, weights: NDArray[np.float32], tmp_path: Path
+) -> None:
+    """Every rate, those of the source model included, is that of the order in which the set was made."""
+    order, more = [2, 0, 1], np.concatenate([np.full((16, 2), -9, np.float32), weights], axis=1)
+    plain = write_linear(tmp_path / "plain.onnx", weights, classes=CLASSES)
+    found = {
+        "plain": plain,
+        "moved": write_linear(tmp_path / "moved.onnx", weights[:, order], classes=[CLASSES[each] for each in order]),
+        "more": write_linear(tmp_path / "more.onnx", more, classes=("dog", "eel", *CLASSES)),
+    }
+    results = {
+        name: run_eval(tmp_path / name, engines=[str(path)], sets=[str(make_set())]) for name, path in found.items()
+    }
+    assert [len(each.classes) for each in results.values()] == [3, 3, 5]
+    plain_cells = [(cell.accuracy, cell.success, cell.transfer) for cell in results["plain"].cells]
+    for each in results.values():
+        assert [(cell.accuracy, cell.success, cell.transfer) for cell in each.cells] == plain_cells
+    with pytest.raises(DataError, match="ort-plain and ort-moved have different classes or order them differently"):
+        run_eval(tmp_path / "both", engines=[str(plain), str(found["moved"])], sets=[str(make_set())])
+
+
+def test_a_class_file_names_the_classes_of_a_graph_that_does_not(
+    make_set: MakeSet, weights: NDArray[np.float32], tmp_path: Path
+) -> None:
+    order = [2, 0, 1]
+    path = write_linear(tmp_path / "unnamed.onnx", weights[:, order])
+    (tmp_path / "names.txt").write_text("\n".join(CLASSES[each] for each in order))
+    sets = [str(make_set())]
+    named = run_eval(tmp_path / "a", engines=[str(path)], sets=sets, classes_file=str(tmp_path / "names.txt"))
+    plain = run_eval(
+        tmp_path / "b", engines=[str(write_linear(tmp_path / "p.onnx", weights, classes=CLASSES))], sets=sets
+    )
+    assert [cell.accuracy for cell in named.cells] == [cell.accuracy for cell in plain.cells]
+
+
 def test_a_set_that_was_tampered_with_is_refused(graphs: Path, make_set: MakeSet, tmp_path: Path) -> None:
     folder = make_set()
     (folder / "adversaries.npz").write_bytes((folder / "adversaries.npz").read_bytes()[:-7])

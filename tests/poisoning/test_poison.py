@@ -305,7 +305,7 @@ def test_wanted_classes_are_read_from_next_one_class_or_a_list() -> None:
     for text in ("1,2", "3,2,1,4", "3,2,1,x", "3,2,1," + "0" * 5000):
         with pytest.raises(ConfigError, match="expected next, to=CLASS or 4 class indices from 0 to 3"):
             read_target(text, data=data)
-    with pytest.raises(DataError, match="no class 'class-9'"):
+    with pytest.raises(ConfigError, match="synthetic: unknown class 'class-9'"):
         read_target("to=class-9", data=data)
 
 

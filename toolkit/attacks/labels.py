@@ -19,7 +19,7 @@ def followed_class(model: LogitsFn, x: Tensor, y: Tensor, *, label: str) -> Tens
         model: Asked once for the likely ones.
         x: Clean images, (N, C, H, W).
         y: True classes, (N,).
-        label: "true", "most-likely" or "least-likely" on the clean image, or a class index such as "3".
+        label: "true", "most-likely" or "least-likely" on the clean image, or a class index such as "#3" or "3".
 
     Raises:
         ConfigError: For another text, or an index that is not a class of the model.
@@ -30,7 +30,7 @@ def followed_class(model: LogitsFn, x: Tensor, y: Tensor, *, label: str) -> Tens
         logits = model(x)
     if label in NAMES:
         return logits.argmax(1) if label == "most-likely" else logits.argmin(1)
-    number = read_index(label)
+    number = read_index(label.removeprefix("#"))
     if number is None or number >= logits.shape[1]:
         raise ConfigError(
             f"label = {label!r} is not known; expected {', '.join(NAMES)} or a class from 0 to {logits.shape[1] - 1}"
