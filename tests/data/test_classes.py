@@ -53,6 +53,8 @@ def test_a_class_that_the_model_does_not_have_is_refused_by_name() -> None:
         DataError, match=r"data has images of the class 'bea', which net does not have \(did you mean 'bee'"
     ):
         fitted(images("ant", "bea"), ("bee", "ant", "cat"))
+    with pytest.raises(DataError, match="class '1', which net does not have"):  # numbers that are names
+        fitted(images("0", "1"), ("0", "x"))
     with pytest.raises(DataError, match="class 'crane', which net names more than one class so"):
         fitted(images("ant", "crane"), ("crane", "ant", "crane"))
 

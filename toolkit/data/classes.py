@@ -117,7 +117,7 @@ def match_classes(
     if theirs and not unknown:
         position = {name: label for label, name in enumerate(theirs)}
         return np.array([position.get(name, -1) for name in ours], np.int64), theirs
-    if theirs and not plain and numbers is None:
+    if theirs and not plain and (numbers is None or len(unknown) < len(present)):  # some names do match
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         why = "names more than one class so" if unknown[0] in theirs else "does not have"
         raise DataError(
