@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import numpy as np
 from pydantic import ValidationError
 
 from edgeproof.config import DataConfig
+from edgeproof.data.arrays import read_npz
+from edgeproof.data.base import Splits, load_splits
 from edgeproof.errors import RunError
 from edgeproof.plugins.registry import entries
 from edgeproof.runs import Run
@@ -51,3 +54,22 @@ def data_of(run: Run) -> DataConfig:
     if ":" in data.name:
         LOG.info(f"edgeproof: reading {data.name!r}, as {str(run.path)!r} says")
     return data
+
+
+def splits_of(run: Run) -> Splits:
+    """Return the parts of the data set that a train run was trained on, as they were then.
+
+    Raises:
+        RunError: When its manifest names no data set, or the data set now splits in another way: images held out for validation or
+            calibration could be among those that it was trained on.
+    """
+    splits = load_splits(data_of(run))
+    if "splits.npz" in run.outputs():
+        recorded = read_npz(run.file("splits.npz"), required=("train", "validation", "calibration"))
+        for name in ("train", "validation", "calibration"):
+            if not np.array_equal(recorded[name], splits.part(name).index):
+                raise RunError(
+                    f"{run.path}: the {name} images of {splits.test.name} are not those of its training ({len(recorded[name])} then, "
+                    f"{len(splits.part(name))} now, or others); put the data set back as it was, or train again"
+                )
+    return splits

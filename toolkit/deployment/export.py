@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Literal
 
 from edgeproof import __version__
 from edgeproof.config import ExportConfig, ParityLimits, QatConfig, Strict
-from edgeproof.data.base import LabelledImages, Splits, load_dataset, load_splits
+from edgeproof.data.base import LabelledImages, Splits, load_dataset
 from edgeproof.data.classes import fit_classes
-from edgeproof.data.origin import data_of
+from edgeproof.data.origin import splits_of
 from edgeproof.deployment.build import as_model_error
 from edgeproof.engines.base import open_engine, predict_all
 from edgeproof.errors import ConfigError, GateError, one_line
@@ -121,7 +121,7 @@ def export_model(config: ExportConfig, out: Run) -> None:
     check_export(config)
     source = Run.open(config.model, kind="train")
     checkpoint = source.file(CHECKPOINT)
-    splits = load_splits(data_of(source))
+    splits = splits_of(source)
     validation, calibration = _choose_images(splits, config)
     with open_engine(checkpoint, backend="pytorch") as engine:
         info = engine.info

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from edgeproof.config import ExportConfig, QuantizeConfig, Strict
-from edgeproof.data.base import AdversarialSet, LabelledImages, Splits, load_adversarial_set, load_splits
-from edgeproof.data.origin import data_of
+from edgeproof.data.base import AdversarialSet, LabelledImages, Splits, load_adversarial_set
+from edgeproof.data.origin import splits_of
 from edgeproof.deployment.build import as_model_error
 from edgeproof.deployment.export import CHECKPOINT, FP32, write_fp32
 from edgeproof.engines.base import open_engine, predict_all
@@ -175,7 +175,7 @@ def choose_build(config: QuantizeConfig, out: Run) -> SearchReport:
         ModelError: When a graph cannot be made.
     """
     source = Run.open(config.model, kind="train")
-    splits = load_splits(data_of(source))
+    splits = splits_of(source)
     judge = load_adversarial_set(Run.open(config.adversaries, kind="attack"))
     check_part(judge, splits.validation, what="--adversaries")
     if not (out.path / FP32).exists():
