@@ -144,12 +144,12 @@ def _eval_inputs(config: EvalConfig) -> Inputs:
 
 def _quantize_inputs(config: QuantizeConfig) -> Inputs:
     named = {"adversaries": config.adversaries, "calibration_adversaries": config.calibration_adversaries}
-    return {**_paths(model=config.model, **named), **_model_data(config.model)}
+    return {**_paths(model=config.model, **named), **_model_data(config.model, config.data)}
 
 
 def _export_inputs(config: ExportConfig) -> Inputs:
     calibration = _data(config.calibration, role="calibration")
-    return {**_paths(model=config.model), **_model_data(config.model), **calibration}
+    return {**_paths(model=config.model), **_model_data(config.model, config.data), **calibration}
 
 
 #: By name, which is the verb where there is one.

@@ -15,7 +15,7 @@ from edgeproof.errors import RunError
 from edgeproof.runs import Run
 
 
-def test_a_data_set_that_splits_in_another_way_than_in_training_is_refused(tmp_path: Path) -> None:
+def test_a_data_set_is_found_where_it_was_moved_and_refused_where_it_splits_in_another_way(tmp_path: Path) -> None:
     images = (np.arange(60 * 64) % 251).astype(np.uint8).reshape(60, 1, 8, 8)
     labels = np.arange(60) % 3
     np.savez(tmp_path / "d.npz", x_train=images, y_train=labels, x_test=images[:6], y_test=labels[:6])
@@ -25,6 +25,11 @@ def test_a_data_set_that_splits_in_another_way_than_in_training_is_refused(tmp_p
         parts = ("train", "validation", "calibration", "test")
         write_npz(run.path / "splits.npz", {part: splits.part(part).index for part in parts})
     assert np.array_equal(splits_of(Run.open(run.path)).validation.index, splits.validation.index)
+    (tmp_path / "d.npz").rename(tmp_path / "moved.npz")
+    with pytest.raises(RunError, match=r"says that its images are in 'npz:.*d.npz', and nothing is there; give --data"):
+        splits_of(Run.open(run.path))
+    moved = splits_of(Run.open(run.path), data=f"npz:{tmp_path / 'moved.npz'}")
+    assert np.array_equal(moved.calibration.index, splits.calibration.index)
     np.savez(tmp_path / "d.npz", x_train=images, y_train=labels[::-1], x_test=images[:6], y_test=labels[:6])
     with pytest.raises(
         RunError, match=r"the train images of .* are not those of its training .*; put the data set back"

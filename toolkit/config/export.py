@@ -75,6 +75,9 @@ class ExportConfig(Strict):
     )
 
     model: str = Field(description="a train run")
+    data: str | None = Field(
+        None, description="where the train run's images lie now, such as folder:PATH (default: where the run says)"
+    )
     precisions: tuple[Literal["fp32", "fp16", "int8"], ...] = Field(
         ("fp32", "fp16", "int8"), description="graphs to write"
     )
@@ -145,6 +148,9 @@ class QuantizeConfig(Strict):
     """`edgeproof quantize`: an INT8 build chosen by its accuracy under attack on validation images."""
 
     model: str = Field(description="a train run")
+    data: str | None = Field(
+        None, description="where the train run's images lie now, such as folder:PATH (default: where the run says)"
+    )
     adversaries: str = Field(description="attack run of that model's validation images (attack --split validation)")
     calibration_adversaries: str | None = Field(
         None, description="attack run of its calibration images, tried as calibration images too"

@@ -56,14 +56,24 @@ def data_of(run: Run) -> DataConfig:
     return data
 
 
-def splits_of(run: Run) -> Splits:
+def splits_of(run: Run, *, data: str | None = None) -> Splits:
     """Return the parts of the data set that a train run was trained on, as they were then.
+
+    Args:
+        run: The train run.
+        data: Where the data set lies now (default: where the run says).
 
     Raises:
         RunError: When its manifest names no data set, or the data set now splits in another way: images held out for validation or
             calibration could be among those that it was trained on.
     """
-    splits = load_splits(data_of(run))
+    config = data_of(run)
+    _, colon, place = config.name.partition(":")
+    if data is None and colon and not Path(place).exists():
+        raise RunError(
+            f"{run.path} says that its images are in {config.name!r}, and nothing is there; give --data with where they are now"
+        )
+    splits = load_splits(config if data is None else config.model_copy(update={"name": data}))
     if "splits.npz" in run.outputs():
         recorded = read_npz(run.file("splits.npz"), required=("train", "validation", "calibration"))
         for name in ("train", "validation", "calibration"):

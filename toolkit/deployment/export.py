@@ -121,7 +121,7 @@ def export_model(config: ExportConfig, out: Run) -> None:
     check_export(config)
     source = Run.open(config.model, kind="train")
     checkpoint = source.file(CHECKPOINT)
-    splits = splits_of(source)
+    splits = splits_of(source, data=config.data)
     validation, calibration = _choose_images(splits, config)
     with open_engine(checkpoint, backend="pytorch") as engine:
         info = engine.info

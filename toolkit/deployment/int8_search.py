@@ -175,7 +175,7 @@ def choose_build(config: QuantizeConfig, out: Run) -> SearchReport:
         ModelError: When a graph cannot be made.
     """
     source = Run.open(config.model, kind="train")
-    splits = splits_of(source)
+    splits = splits_of(source, data=config.data)
     judge = load_adversarial_set(Run.open(config.adversaries, kind="attack"))
     check_part(judge, splits.validation, what="--adversaries")
     if not (out.path / FP32).exists():
