@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, BinaryIO
 
 from edgeproof.errors import DataError, ToolkitError
+from edgeproof.system.files import cache_folder
 from edgeproof.system.optional import require
 from edgeproof.system.progress import Advance, progress
 
@@ -40,11 +41,6 @@ class RemoteFile:
     def name(self) -> str:
         """The file's name, last part of its address."""
         return self.url.rsplit("/", 1)[1]
-
-
-def cache_folder() -> Path:
-    """Return where downloads are kept: `edgeproof` in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "edgeproof"
 
 
 def data_folders() -> list[Path]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from edgeproof.errors import DataError, RunError
 from edgeproof.runs.files import write_text
-from edgeproof.system.files import sha256_file
+from edgeproof.system.files import cache_folder, sha256_file
 from edgeproof.system.untrusted import read_json
 
 #: A file that changes in the moment in which it is hashed could keep its time; a hash is remembered once the file is older than this.
@@ -41,7 +41,7 @@ def file_hashes(root: Path, names: Iterable[str]) -> dict[str, str]:
     only looked at afterwards. Without a cache that can be written they are read each time.
     """
     key = hashlib.sha256(str(root.resolve()).encode("utf-8", "surrogatepass")).hexdigest()[:32]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "edgeproof" / "hashes" / f"{key}.json"
+    cache = cache_folder() / "hashes" / f"{key}.json"
     known: dict[str, list[Any]] = {}
     with contextlib.suppress(DataError):
         found = read_json(cache) if cache.is_file() else {}

@@ -43,3 +43,8 @@ def refuse_links(folder: Path) -> None:
                     raise RunError(
                         f"{folder} holds {what}, {name}; no stage makes one: remove it or choose another folder"
                     )
+
+
+def cache_folder() -> Path:
+    """Return where downloads and remembered hashes are kept: `edgeproof` in the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "edgeproof"
